@@ -1,1 +1,9 @@
-"""To be written."""
+"""Tar streams, and Windows metadata inside them.
+
+- :class:`TarReader`, :class:`TarWriter`: members in and out, as Go's ``archive/tar`` reads and writes them.
+"""
+
+from winlayers.tar.header import Format, TarHeader
+from winlayers.tar.reader import SkippingSource, Source, TarReader
+
+__all__ = ["Format", "SkippingSource", "Source", "TarHeader", "TarReader"]
