@@ -237,6 +237,13 @@ class LayerService(abc.ABC):
         """Name and value pairs for ``info``-like output, such as the kind of mounts in use and why."""
         return []
 
+    def check_home(self) -> None:  # noqa: B027 - a hook, empty by default
+        """Refuse a home that can't hold layers (a ReFS volume on Windows); called before it is made or used.
+
+        Raises:
+            StoreError: the home's file system can't be used; the message says why.
+        """
+
     def layer_path(self, layer_id: str) -> str:
         """The absolute path of the layer's folder, whether or not it exists (the id's last part counts)."""
         return os.path.join(self.info.home, os.path.basename(layer_id.rstrip("/\\").replace("\\", "/")))
@@ -300,6 +307,14 @@ class LayerService(abc.ABC):
     def deactivate(self, layer_id: str) -> None:
         """End the use of the layer (DeactivateLayer).  A layer that is not active is fine."""
 
+    def is_prepared(self, layer_id: str) -> bool:
+        """Whether the layer is joined into a view now, be it by another process.
+
+        Services whose views end with the process, or that can't tell (HCS), say False: the graph driver then
+        knows of its own mounts only.
+        """
+        return False
+
     @abc.abstractmethod
     def mount_path(self, layer_id: str) -> str:
         """The root of the prepared layer's view, else the layer's folder (GetLayerMountPath).
@@ -349,6 +364,24 @@ class LayerService(abc.ABC):
         modifications (as in the reference).
         """
         return None
+
+    def open_file(self, layer_id: str, path: str) -> BinaryIO:
+        """The unnamed data stream of the layer's own file at *path*, to be closed by the caller.
+
+        By default *path* is opened in the layer's folder, one component at a time and never through a link.
+        The four boot files that an import changes are read from the copies that it kept (``bcd.bak``...).
+
+        Raises:
+            LayerContentError: there is no file at that path.
+            InvalidNameError: *path* can't be a path in a layer.
+        """
+        from winlayers.layers.rooted import BCD_COPIES, Root
+
+        with Root(self.layer_path(layer_id)) as root:
+            copy = BCD_COPIES.get(path)
+            if copy is not None and root.lstat(copy) is not None:
+                path = copy
+            return root.open_file(path)
 
     # -- the host --
 
