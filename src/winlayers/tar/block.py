@@ -16,17 +16,21 @@ _V7, _GNU, _STAR = int(Format.V7), int(Format.GNU), int(Format.STAR)
 _USTAR_OR_PAX = int(Format.USTAR | Format.PAX)
 _TYPES = [chr(value) for value in range(256)]
 _CACHE_LIMIT = 256
+_SUMS_LIMIT = 8192
 
 
-def _checksum_ok(block: bytes, ascii_only: bool) -> bool:
-    """Whether the checksum field holds the sum of the block's bytes, unsigned or signed, itself being blanks.
+def _ascii_sum(field: bytes) -> int:
+    """What the low half of a block's Adler-32 is where *field*, its checksum, is right.
 
-    The low half of Adler-32 is the sum plus one, modulo 65,521: exact where all bytes are below 128.
+    That is the sum of all bytes plus one, modulo 65,521, and so exact where all bytes are below 128.  (The
+    checksum counts itself as eight blanks.)
     """
-    field = block[148:156]
-    stored = parse_octal(field)
-    if ascii_only:
-        return stored == (zlib.adler32(block) & 0xFFFF) - 1 - sum(field) + 256
+    return parse_octal(field) - 8 * 0x20 + sum(field) + 1
+
+
+def _checksum_ok(block: bytes) -> bool:
+    """Whether the checksum field holds the sum of the block's bytes, unsigned or signed."""
+    stored = parse_octal(block[148:156])
     outside = block[:148] + block[156:]
     unsigned = sum(outside) + 256
     return stored in (unsigned, unsigned - 256 * sum(byte >= 0x80 for byte in outside))
@@ -84,7 +88,7 @@ class BlockParser:
     def __init__(self) -> None:
         self._tails: dict[bytes, _Tail] = {}
         self._owners: dict[bytes, tuple[int, int, int, bool]] = {}
-        self._numbers: dict[bytes, tuple[int, bool]] = {}
+        self._sums: dict[bytes, int] = {}
 
     def parse(self, block: bytes) -> tuple[TarHeader, int]:
         """The header in *block*, offsets not set, and the formats (bits of Format) that it may count as.
@@ -93,7 +97,17 @@ class BlockParser:
             TarError: wrong checksum or malformed numbers.
         """
         ascii_only = block.isascii()
-        if not _checksum_ok(block, ascii_only):
+        if ascii_only:
+            key = block[148:156]
+            expected = self._sums.get(key)
+            if expected is None:
+                expected = self._sums[key] = _ascii_sum(key)
+                if len(self._sums) > _SUMS_LIMIT:
+                    self._sums.clear()
+            valid = zlib.adler32(block) & 0xFFFF == expected
+        else:
+            valid = _checksum_ok(block)
+        if not valid:
             raise TarError("invalid tar header: wrong checksum")
         key = block[257:]
         tail = self._tails.get(key)
@@ -107,18 +121,18 @@ class BlockParser:
         owner = self._owners.get(key)
         if owner is None:
             owner = self._parse_owner(key)
-        mode, uid, gid, owner_terminated = owner
-        field = block[124:136]
-        if field[:11].isdigit() and field[11] == 0:
-            size, terminated = _octal_digits(field), owner_terminated
+        mode, uid, gid, terminated = owner
+        # Two numbers of eleven digits, each with its NUL, are what nearly everyone writes.
+        size_digits, mtime_digits = block[124:135], block[136:147]
+        if block[135] or block[147] or not (size_digits + mtime_digits).isdigit():
+            size, mtime = parse_numeric(block[124:136]), parse_numeric(block[136:148])
+            terminated = terminated and not (block[135] or block[147])
         else:
-            size, terminated = parse_numeric(field), owner_terminated and field[11] == 0
-        key = block[136:148]
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._parse_number(key)
-        mtime, mtime_terminated = number
-        if kind == _USTAR_OR_PAX and not (ascii_only and terminated and mtime_terminated):
+            try:
+                size, mtime = int(size_digits, 8), int(mtime_digits, 8)
+            except ValueError:
+                raise TarError("invalid tar header: a numeric field is not octal") from None
+        if kind == _USTAR_OR_PAX and not (terminated and ascii_only):
             kept = 0
         end = block.find(0, 0, 100)
         name += block[: end if end >= 0 else 100].decode("utf-8", "surrogateescape")
@@ -151,17 +165,3 @@ class BlockParser:
             self._owners.clear()
         self._owners[field] = owner
         return owner
-
-    def _parse_number(self, field: bytes) -> tuple[int, bool]:
-        number = parse_numeric(field), field[11] == 0
-        if len(self._numbers) >= _CACHE_LIMIT:
-            self._numbers.clear()
-        self._numbers[field] = number
-        return number
-
-
-def _octal_digits(field: bytes) -> int:
-    try:
-        return int(field[:11], 8)
-    except ValueError:
-        raise TarError("invalid tar header: a numeric field is not octal") from None

@@ -17,10 +17,11 @@ SPARSE_OFFSET = "GNU.sparse.offset"
 SPARSE_NUMBYTES = "GNU.sparse.numbytes"
 SPARSE_MAP = "GNU.sparse.map"
 
-_SPARSE_00_KEYS = frozenset((SPARSE_OFFSET, SPARSE_NUMBYTES))
-
 _OCTAL = re.compile(rb"[0-7]+")
 _INTEGER = re.compile(r"([+-]?)(?=[0-9])0*([0-9]*)")
+_COMMON_TIME = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?").fullmatch
+_POWERS = [10 ** (9 - digits) for digits in range(10)]
+_NUMBERS = [str(number) for number in range(1024)]
 _INT64_DIGITS = 19
 _NANO_DIGITS = 9
 
@@ -116,13 +117,14 @@ def parse_pax_time(text: str) -> Time:
     Raises:
         TarError: anything else.
     """
+    common = _COMMON_TIME(text)
+    if common is not None:
+        whole, fraction = common.groups("")
+        return int(whole), int(fraction) * _POWERS[len(fraction)] if fraction else 0
     whole, _, fraction = text.partition(".")
     if fraction and not (fraction.isascii() and fraction.isdigit()):
         raise TarError("invalid tar header: a PAX time's fraction is not made of digits")
-    if whole.isascii() and whole.isdigit() and len(whole) < _INT64_DIGITS:
-        seconds = int(whole)
-    else:
-        seconds = parse_integer(whole)
+    seconds = parse_integer(whole)
     if not fraction:
         return seconds, 0
     nanoseconds = int(fraction[:_NANO_DIGITS].ljust(_NANO_DIGITS, "0"))
@@ -171,18 +173,20 @@ def parse_pax_records(data: bytes) -> dict[str, str]:
     """
     # Nearly always each line is a record whose number counts that line: then nothing needs to be measured.
     # A number that counts on past the first newline belongs to a value with newlines in it: the slow path.
-    if data.isascii() and b"\0" not in data and data.endswith(b"\n"):
+    if data.isascii() and data[-1:] == b"\n" and 0 not in data:
         records: dict[str, str] = {}
-        for line in data.decode("ascii").split("\n")[:-1]:
-            size, _, record = line.partition(" ")
-            key, equals, value = record.partition("=")
-            if size != str(len(line) + 1) or not key or not equals:
-                break
-            if key in _SPARSE_00_KEYS:
+        lines = data.decode("ascii").split("\n")
+        lines.pop()
+        for line in lines:
+            key, equals, value = line.partition("=")
+            size, _, key = key.partition(" ")
+            length = len(line) + 1
+            if not key or not equals or size != (_NUMBERS[length] if length < 1024 else str(length)):
                 break
             records[key] = value
         else:
-            return records
+            if SPARSE_OFFSET not in records and SPARSE_NUMBYTES not in records:
+                return records
     return _parse_pax_records_slowly(data)
 
 

@@ -279,7 +279,12 @@ class TarReader:
         formats = _ANY
         start = -1
         while True:
-            if (self._remaining or self._padding) and not self._finish_member():
+            total = self._remaining + self._padding
+            if total and self._length - self._position >= total:
+                self._position += total
+                self._remaining = self._padding = 0
+                self._sparse = None
+            elif total and not self._finish_member():
                 return None
             block = self._take_header_block()
             if block is None:
@@ -313,7 +318,8 @@ class TarReader:
             header.linkname = long_link
         if header.typeflag == REGULAR_OLD:
             header.typeflag = DIRECTORY if header.name.endswith("/") else REGULAR
-        self._start_member(header)
+        if pax or header.typeflag in HEADER_ONLY_TYPES:  # size or type may have become another
+            self._start_member(header)
         if header.typeflag == GNU_SPARSE or (pax and ("GNU.sparse.map" in pax or "GNU.sparse.major" in pax)):
             self._start_sparse(header, block)
         header.format = _FORMATS[formats & ~_PAX if formats & _USTAR_AND_PAX == _USTAR_AND_PAX else formats]
