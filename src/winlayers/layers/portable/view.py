@@ -31,8 +31,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable.index import unpack_eas
 from winlayers.win32.attributes import FileAttributes
-from winlayers.win32.ea import parse_extended_attributes
 from winlayers.win32.metadata import FileMetadata
 from winlayers.win32.names import decode_wtf8, fold_key
 
@@ -282,7 +282,8 @@ class View:
         if file is None:
             where = self.layers[layer]
             try:
-                file = open(where.tar if source is Source.TAR else where.side, "rb", buffering=0)
+                path = where.tar if source is Source.TAR else where.side
+                file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the view
             except OSError as error:
                 raise LayerCorruptError(
                     f"the layer's data can't be opened: {error}", layer=where.name
@@ -322,7 +323,7 @@ class View:
             mtime,  # type: ignore[arg-type]
             ctime,  # type: ignore[arg-type]
             self._descriptor(security),  # type: ignore[arg-type]
-            tuple(parse_extended_attributes(eas)) if eas is not None else (),  # type: ignore[arg-type]
+            unpack_eas(eas),  # type: ignore[arg-type]
             reparse,  # type: ignore[arg-type]
         )
         extent = Extent(layer, Source(source), offset, size)  # type: ignore[arg-type]
