@@ -368,8 +368,8 @@ def _resolve(base: list[str], path: str) -> list[str]:
 def posix_target(point: ReparsePoint, link_path: str, *, drive: str = "C") -> str | None:
     r"""The target of the POSIX link that stands for *point* in a mount of *drive*: always relative.
 
-    ``C:\Users`` seen from ``Documents and Settings`` is ``Users``; ``C:\ProgramData`` from ``Users/All Users``
-    is ``../ProgramData``.  It can't lead out of the mount.  Names are those of `host_safe`, and their letter
+    ``C:\Users`` seen from ``Documents and Settings`` is ``Users``; ``C:\Data`` seen from ``Users/All Users``
+    is ``../Data``.  It can't lead out of the mount.  Names are those of `host_safe`, and their letter
     case is the link's, not that of the file it leads to.
 
     Args, Returns: as for `drive_path`, but the root of the drive is ``.`` or a chain of ``..``.
