@@ -5,5 +5,6 @@
 
 from winlayers.tar.header import Format, TarHeader
 from winlayers.tar.reader import SkippingSource, Source, TarReader
+from winlayers.tar.writer import Sink, TarWriter
 
-__all__ = ["Format", "SkippingSource", "Source", "TarHeader", "TarReader"]
+__all__ = ["Format", "Sink", "SkippingSource", "Source", "TarHeader", "TarReader", "TarWriter"]
