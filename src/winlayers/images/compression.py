@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from winlayers.errors import ImageError
 
@@ -96,10 +96,12 @@ def decompress(source: Reader) -> Iterator[bytes]:
 
 
 class _Inflater(Protocol):
-    eof: bool
-    unused_data: bytes
-    unconsumed_tail: bytes
-
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    @property
+    def unconsumed_tail(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
 
 
@@ -108,7 +110,8 @@ def _inflaters() -> tuple[Callable[[], _Inflater], type[Exception]]:
         from isal import isal_zlib
     except ImportError:  # not built for this processor
         return lambda: zlib.decompressobj(wbits=31), zlib.error
-    return lambda: isal_zlib.decompressobj(wbits=31), isal_zlib.error
+    failure: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # the stub says instance, not class
+    return lambda: isal_zlib.decompressobj(wbits=31), failure
 
 
 def _gunzip(source: Reader) -> Iterator[bytes]:
@@ -144,7 +147,8 @@ def _unzstd(source: Reader) -> Iterator[bytes]:
     """All frames; the window is bounded by the library's 128 MiB."""
     import zstandard
 
-    reader = zstandard.ZstdDecompressor().stream_reader(_Readable(source), read_across_frames=True)
+    readable: IO[bytes] = _Readable(source)  # type: ignore[assignment]  # only read() is ever called
+    reader = zstandard.ZstdDecompressor().stream_reader(readable, read_across_frames=True)
     while True:
         try:
             chunk = reader.read(BUFFER)

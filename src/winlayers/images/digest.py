@@ -67,7 +67,7 @@ def verify(data: bytes, digest: str, size: int, what: str) -> bytes:
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """The chain id of each layer, base first: the diff id for the base, then a hash over parent and diff id."""
+    """The layers' chain ids, base first: the diff id for the base, then a hash over parent and diff id."""
     chain: list[str] = []
     for diff_id in diff_ids:
         check_digest(diff_id)

@@ -216,7 +216,7 @@ class BlobWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._hidden = durable.temporary_name(os.fspath(folder))
-            self._file: IO[bytes] = open(self._hidden, "xb", buffering=0)
+            self._file: IO[bytes] = open(self._hidden, "xb", buffering=0)  # noqa: SIM115 - __exit__ closes it
         except OSError as error:
             raise StoreError(f"can't write to {layout.root}: {error.strerror}") from error
 

@@ -2,7 +2,8 @@
 
 Windows adds two fields to the usual three: ``os.version`` (``10.0.20348.2227``), whose first three numbers
 are the build that a host must have, and ``os.features`` (``win32k``).  Sources: OCI image specification
-``image-index.md``; containerd's platforms package, ``defaults_windows.go`` and ``platform_windows_compat.go``.
+``image-index.md``; containerd's platforms package (``defaults_windows.go``,
+``platform_windows_compat.go``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,391 @@
+"""The image store: content, references and the layers that images stand on.
+
+On disk, below the store's root::
+
+    lock             taken shared to rely on what is there, exclusively to change the index or to remove
+    images/          an OCI layout with all blobs; index.json names the images
+    layers/          the graph driver's home
+    layerdb/ID.json  what is known of each image layer (diff id, sizes, number of entries)
+    leases/          what operations under way need
+    locks/           one lock for each layer being imported
+
+An image layer's id in the graph driver is the hexadecimal part of its chain id, so equal chains are one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from winlayers import durable
+from winlayers.errors import (
+    ImageError,
+    ImageInUseError,
+    ImageNotFoundError,
+    InvalidReferenceError,
+    LayerNotFoundError,
+    StoreError,
+    WinlayersError,
+)
+from winlayers.images.config import ImageConfig
+from winlayers.images.digest import is_digest, layer_id
+from winlayers.images.documents import REF_NAME, Descriptor, Index, Manifest, parse_document
+from winlayers.images.image import Image, LayerInfo
+from winlayers.images.layout import OciLayout
+from winlayers.images.leases import Lease, leased
+from winlayers.images.reference import Reference
+
+if TYPE_CHECKING:
+    from winlayers.graphdriver import GraphDriver
+
+_log = logging.getLogger("winlayers.images")
+_MIN_PREFIX = 4
+
+
+@dataclasses.dataclass(slots=True)
+class Removed:
+    """What a removal did: references that no longer mean anything, blobs, layers, bytes of blobs freed."""
+
+    untagged: list[str] = dataclasses.field(default_factory=list)
+    images: list[str] = dataclasses.field(default_factory=list)
+    blobs: list[str] = dataclasses.field(default_factory=list)
+    layers: list[str] = dataclasses.field(default_factory=list)
+    bytes_freed: int = 0
+
+
+class ImageStore:
+    """Images by reference, digest and id."""
+
+    def __init__(
+        self,
+        root: Path,
+        driver: Callable[[], GraphDriver],
+        layers_in_use: Callable[[], dict[str, list[str]]],
+    ) -> None:
+        """Open the image store below *root*.
+
+        Args:
+            root: an existing folder.
+            driver: gives the graph driver; called when layers are first needed.
+            layers_in_use: the image layers that each container stands on, by the container's name.
+        """
+        self.root = root
+        self._driver = driver
+        self._layers_in_use = layers_in_use
+        self.content = OciLayout.create(root / "images")
+        for folder in ("layerdb", "leases", "locks"):
+            (root / folder).mkdir(exist_ok=True)
+
+    @property
+    def driver(self) -> GraphDriver:
+        """The graph driver."""
+        return self._driver()
+
+    # -- locks --
+
+    def lock(self, *, shared: bool = False) -> durable.FileLock:
+        """The store's lock."""
+        return durable.FileLock(os.fspath(self.root / "lock"), shared=shared)
+
+    def layer_lock(self, identifier: str) -> durable.FileLock:
+        """The lock under which one layer is imported; one of 256, each held alone."""
+        return durable.FileLock(os.fspath(self.root / "locks" / identifier[:2]))
+
+    def lease(self) -> Lease:
+        """A lease; what it held is collected if the operation fails."""
+        return Lease(self.root / "leases", lambda: self.lock(shared=True), self._forget)
+
+    def _forget(self, names: set[str]) -> None:
+        """Remove what a failed operation left and nobody else needs."""
+        try:
+            with self.lock():
+                self._collect(names, Removed())
+        except WinlayersError as error:
+            # The operation's own error is what the caller must see.
+            _log.warning("could not clean up: %s", error)
+
+    # -- images --
+
+    def images(self) -> list[Image]:
+        """All images, by reference; those without one last."""
+        found = self._by_digest(self.content.manifests())
+        images = [self._read(descriptor, references) for descriptor, references in found.values()]
+        return sorted(images, key=lambda i: (not i.references, i.references, i.digest))
+
+    def _by_digest(self, index: Iterable[Descriptor]) -> dict[str, tuple[Descriptor, tuple[str, ...]]]:
+        found: dict[str, tuple[Descriptor, list[str]]] = {}
+        for descriptor in index:
+            references = found.setdefault(descriptor.digest, (descriptor, []))[1]
+            if (name := descriptor.annotations.get(REF_NAME)) is not None:
+                references.append(name)
+        return {digest: (d, tuple(sorted(names))) for digest, (d, names) in found.items()}
+
+    def _read(self, descriptor: Descriptor, references: tuple[str, ...]) -> Image:
+        manifest = self.read_manifest(descriptor)
+        config = ImageConfig.parse(
+            self.content.read(manifest.config, "configuration"), f"configuration {manifest.config.digest}"
+        )
+        return Image(references, descriptor, manifest, config)
+
+    def read_manifest(self, descriptor: Descriptor) -> Manifest:
+        """The manifest of *descriptor*, which is in the store.
+
+        Raises:
+            ImageError: it is missing, damaged or no manifest.
+        """
+        raw = self.content.read(descriptor, "manifest")
+        document = parse_document(raw, descriptor.media_type, f"manifest {descriptor.digest}")
+        if isinstance(document, Index):
+            raise ImageError(f"{descriptor.digest} is an index, not an image")
+        return document
+
+    def find(self, name: str) -> Image:
+        """The image that *name* means: a reference, a digest, or the start of an id or digest.
+
+        Raises:
+            ImageNotFoundError: there is none, or several.
+        """
+        index = self._by_digest(self.content.manifests())
+        wanted = _as_reference(name)
+        if wanted is not None:
+            for descriptor, references in index.values():
+                by_digest = wanted.digest is not None and descriptor.digest == wanted.digest
+                if (by_digest and _has_repository(references, wanted)) or str(wanted) in references:
+                    return self._read(descriptor, references)
+        found = self._by_prefix(name, index)
+        if len(found) > 1:
+            raise ImageNotFoundError(f"several images have an id that starts with {name!r}")
+        if not found:
+            raise ImageNotFoundError(
+                f"no such image: {name}", hint="winlayers images lists those in the store"
+            )
+        return found[0]
+
+    def _by_prefix(self, name: str, index: dict[str, tuple[Descriptor, tuple[str, ...]]]) -> list[Image]:
+        digits = name.removeprefix("sha256:")
+        if len(digits) < _MIN_PREFIX or not set(digits) <= set("0123456789abcdef"):
+            return []
+        images = [self._read(descriptor, references) for descriptor, references in index.values()]
+        return [i for i in images if any(d.startswith(f"sha256:{digits}") for d in (i.id, i.digest))]
+
+    # -- references --
+
+    def set_reference(self, reference: Reference | None, descriptor: Descriptor) -> None:
+        """Let *reference* mean the image of *descriptor*, whose blobs are in the store.
+
+        An image that loses its last reference by this stays, unnamed, until it is pruned.  *reference* None
+        stores the image without a name.
+        """
+        bare = descriptor.without_mention()
+        with self.lock():
+            index = self.content.manifests()
+            name = None if reference is None else str(reference)
+            kept = [d for d in index if name is None or d.annotations.get(REF_NAME) != name]
+            kept = [d for d in kept if d.digest != bare.digest or REF_NAME in d.annotations]
+            for lost in (d for d in index if d not in kept and d.digest != bare.digest):
+                if all(d.digest != lost.digest for d in kept):
+                    kept.append(lost.without_mention())
+            if name is not None:
+                kept.append(dataclasses.replace(bare, annotations={REF_NAME: name}))
+            elif all(d.digest != bare.digest for d in kept):
+                kept.append(bare)
+            self.content.replace_manifests(kept)
+
+    def tag(self, name: str, reference: Reference) -> Image:
+        """Give the image *name* another reference."""
+        if reference.tag is None or reference.digest is not None:
+            raise InvalidReferenceError(f"not a name to give: {reference.familiar}", hint="give name:tag")
+        image = self.find(name)
+        self.set_reference(reference, image.descriptor)
+        return self.find(str(reference))
+
+    def remove(self, name: str, *, force: bool = False) -> Removed:
+        """Take a reference away, and the image with its last one.
+
+        Args:
+            name: a reference; or an id or digest, which means all its references.
+            force: also with several references by id; an image that containers stand on then stays unnamed.
+
+        Raises:
+            ImageNotFoundError: there is none.
+            ImageInUseError: containers stand on it, or it has several references.
+        """
+        removed = Removed()
+        with self.lock():
+            image = self.find(name)
+            given = _as_reference(name)
+            named = given is not None and str(given) in image.references
+            going = (str(given),) if named else image.references
+            if not named and len(image.references) > 1 and not force:
+                raise ImageInUseError(
+                    f"image {name} has {len(image.references)} references", hint="give one of them, or force"
+                )
+            last = set(going) == set(image.references)
+            users = self._users(image) if last else []
+            if users and not force:
+                raise ImageInUseError(f"image {name} is used by container {users[0]}", hint="remove it first")
+            index = self.content.manifests()
+            kept = [
+                d for d in index if d.digest != image.digest or d.annotations.get(REF_NAME, "") not in going
+            ]
+            kept = [d for d in kept if d.digest != image.digest or not last]
+            if last and users:
+                kept.append(image.descriptor.without_mention())
+            self.content.replace_manifests(kept)
+            removed.untagged = list(going)
+            if last and not users:
+                removed.images.append(image.id)
+                self._collect({d.digest for d in image.blobs} | set(image.layer_ids), removed)
+        return removed
+
+    def _users(self, image: Image) -> list[str]:
+        """The containers that stand on *image* and on no other image with the same layers."""
+        top = image.layer_ids[-1]
+        return [name for name, layers in self._layers_in_use().items() if layers and layers[-1] == top]
+
+    # -- collection --
+
+    def collect(self) -> Removed:
+        """Remove every blob and image layer that no image, container or operation under way needs."""
+        removed = Removed()
+        with self.lock():
+            names = {digest for digest, _ in self.content.digests()}
+            names |= {path.stem for path in (self.root / "layerdb").glob("*.json")}
+            self._collect(names, removed)
+            durable.sweep(os.fspath(self.content.root / "blobs" / "sha256"))
+        return removed
+
+    def drop_unnamed(self) -> list[str]:
+        """Forget the images without a reference that no container stands on; return their ids."""
+        with self.lock():
+            going = {i.digest: i.id for i in self.images() if not i.references and not self._users(i)}
+            if going:
+                kept = [d for d in self.content.manifests() if d.digest not in going]
+                self.content.replace_manifests(kept)
+        return list(going.values())
+
+    def _needed(self) -> set[str]:
+        needed = leased(self.root / "leases")
+        for descriptor in self.content.manifests():
+            image = self._read(descriptor, ())
+            needed.update(d.digest for d in image.blobs)
+            needed.update(image.layer_ids)
+        for layers in self._layers_in_use().values():
+            needed.update(layers)
+        return needed
+
+    def _collect(self, names: set[str], removed: Removed) -> None:
+        """Remove what of *names* is not needed.  The caller holds the lock exclusively."""
+        going = names - self._needed()
+        for digest in sorted(name for name in going if is_digest(name)):
+            removed.bytes_freed += self.content.delete(digest)
+            removed.blobs.append(digest)
+        layers = {name for name in going if not is_digest(name)}
+        if layers:
+            for identifier in self._children_first(layers):
+                self.driver.remove(identifier)
+                self._layer_record(identifier).unlink(missing_ok=True)
+                removed.layers.append(identifier)
+
+    def _children_first(self, identifiers: set[str]) -> list[str]:
+        present = [name for name in identifiers if self.driver.exists(name)]
+        depths = {name: len(self.driver.layer_chain(name)) for name in present}
+        return sorted(present, key=lambda name: (-depths[name], name))
+
+    # -- layers --
+
+    def layers(self, image: Image) -> list[LayerInfo]:
+        """The image's layers, base first."""
+        infos = []
+        for diff_id, chain_id, blob in zip(
+            image.config.diff_ids, image.config.chain_ids, image.manifest.layers, strict=True
+        ):
+            identifier = layer_id(chain_id)
+            known = self.layer_facts(identifier) if self.driver.exists(identifier) else None
+            infos.append(
+                LayerInfo(
+                    id=identifier,
+                    diff_id=diff_id,
+                    chain_id=chain_id,
+                    entries=None if known is None else known.get("entries"),
+                    size=None if known is None else known.get("size"),
+                    blob=blob,
+                    present=known is not None,
+                )
+            )
+        return infos
+
+    def record_layer(self, identifier: str, diff_id: str, size: int, tar_size: int) -> None:
+        """Note what is known of a layer that was just imported."""
+        facts = {"diff_id": diff_id, "size": size, "tar_size": tar_size}
+        durable.write_json(os.fspath(self._layer_record(identifier)), facts)
+
+    def layer_facts(self, identifier: str) -> dict[str, int]:
+        """Sizes and the number of entries of a layer that the driver has; counted once, then remembered."""
+        facts = self._read_record(identifier)
+        if "entries" not in facts or "size" not in facts:
+            said = self.driver.get_metadata(identifier)
+            if said.get("entries", "").isdigit():
+                facts["entries"] = int(said["entries"])
+            else:
+                facts["entries"] = len(self.driver.changes(identifier))
+            facts.setdefault("size", self.driver.diff_size(identifier))
+            with contextlib.suppress(OSError):  # a store that can't be written can still be listed
+                durable.write_json(os.fspath(self._layer_record(identifier)), facts)
+        return {key: value for key, value in facts.items() if isinstance(value, int)}
+
+    def _layer_record(self, identifier: str) -> Path:
+        return self.root / "layerdb" / f"{identifier}.json"
+
+    def _read_record(self, identifier: str) -> dict[str, object]:
+        try:
+            value: object = json.loads(self._layer_record(identifier).read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the record of layer {identifier} can't be read: {error}") from error
+        return value if isinstance(value, dict) else {}
+
+    def find_layer(self, name: str) -> str:
+        """The full id of the image layer that *name* means: an id, chain id, diff id, or the start of one.
+
+        Raises:
+            LayerNotFoundError: there is none, or several.
+        """
+        digits = name.rpartition(":")[2]
+        if len(digits) >= _MIN_PREFIX and set(digits) <= set("0123456789abcdef"):
+            found = {identifier for identifier, diff in self._known_layers() if digits in (identifier, diff)}
+            found = found or {
+                identifier
+                for identifier, diff in self._known_layers()
+                if identifier.startswith(digits) or diff.startswith(digits)
+            }
+            if len(found) == 1:
+                return found.pop()
+            if found:
+                raise LayerNotFoundError(f"several layers have an id that starts with {name!r}")
+        raise LayerNotFoundError(
+            f"no such layer: {name}", hint="winlayers layers IMAGE lists an image's layers"
+        )
+
+    def _known_layers(self) -> Iterator[tuple[str, str]]:
+        for path in sorted((self.root / "layerdb").glob("*.json")):
+            diff_id = self._read_record(path.stem).get("diff_id")
+            yield path.stem, diff_id.rpartition(":")[2] if isinstance(diff_id, str) else ""
+
+
+def _as_reference(name: str) -> Reference | None:
+    try:
+        return Reference.parse(name)
+    except InvalidReferenceError:
+        return None
+
+
+def _has_repository(references: tuple[str, ...], wanted: Reference) -> bool:
+    return any(Reference.parse(name).repository == wanted.repository for name in references)

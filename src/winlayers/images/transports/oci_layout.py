@@ -1,0 +1,132 @@
+"""``oci:FOLDER[:TAG]``: an OCI image layout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from winlayers import durable
+from winlayers.errors import ImageNotFoundError, InvalidReferenceError
+from winlayers.images.compression import Reader
+from winlayers.images.documents import REF_NAME, Descriptor
+from winlayers.images.layout import OciLayout
+from winlayers.images.reference import Reference, sanitised
+from winlayers.images.transports.base import ImageSource, ImageTarget, Offer
+
+_CONTAINERD_NAME = "io.containerd.image.name"
+
+
+def reference_for(descriptor: Descriptor, stem: str) -> Reference | None:
+    """The reference that a layout gives an image.
+
+    containerd's annotation holds a whole one; ``ref.name`` holds a whole one or a tag, which then belongs to
+    a repository called after the folder or file, *stem*.  None where it names nothing usable.
+    """
+    for text in (descriptor.annotations.get(_CONTAINERD_NAME), descriptor.annotations.get(REF_NAME)):
+        if text is None:
+            continue
+        whole = text if "/" in text or ":" in text else f"{sanitised(stem)}:{text}"
+        try:
+            return Reference.parse(whole)
+        except InvalidReferenceError:
+            continue
+    return None
+
+
+def select(manifests: Sequence[Descriptor], tag: str | None, stem: str, what: str) -> list[Offer]:
+    """What a layout's index offers, or the one image that *tag* means.
+
+    Raises:
+        ImageNotFoundError: there is none; the message lists what there is.
+    """
+    offers = []
+    for descriptor in manifests:
+        label = descriptor.annotations.get(REF_NAME, "")
+        reference = reference_for(descriptor, stem)
+        if reference is None and tag is None and len(manifests) == 1:
+            reference = Reference.parse(f"{sanitised(stem)}:latest")
+        offers.append(Offer(descriptor, () if reference is None else (reference,), label))
+    if tag is None:
+        if not offers:
+            raise ImageNotFoundError(f"{what} holds no images")
+        return offers
+    for offer in offers:
+        if tag in (offer.label, offer.descriptor.annotations.get(_CONTAINERD_NAME), offer.descriptor.digest):
+            return [offer]
+    labels = ", ".join(sorted(offer.label or offer.descriptor.digest for offer in offers))
+    raise ImageNotFoundError(f"{what} has no image tagged {tag!r}", hint=f"it has {labels or 'none'}")
+
+
+class LayoutSource(ImageSource):
+    """Images in an OCI layout."""
+
+    def __init__(self, folder: str | os.PathLike[str], tag: str | None = None) -> None:
+        """Look at the layout *folder*; *tag* chooses one of its images.
+
+        Raises:
+            ImageError: it is no layout.
+        """
+        self._layout = OciLayout(folder)
+        self._tag = tag
+        self.name = f"oci:{os.fspath(folder)}" + (f":{tag}" if tag is not None else "")
+
+    def offers(self) -> Sequence[Offer]:
+        stem = Path(self._layout.root).resolve().name
+        return select(self._layout.manifests(), self._tag, stem, os.fspath(self._layout.root))
+
+    def read_document(self, descriptor: Descriptor, what: str) -> bytes:
+        return self._layout.read(descriptor, what)
+
+    def open_blob(self, descriptor: Descriptor) -> BinaryIO:
+        return self._layout.open(descriptor.digest)
+
+
+class LayoutTarget(ImageTarget):
+    """An OCI layout that an image goes to, new or existing."""
+
+    def __init__(self, folder: str | os.PathLike[str], tag: str | None) -> None:
+        """Write to the layout *folder*, under *tag*.
+
+        Raises:
+            ImageError: there is something else in that folder.
+        """
+        self._existed = Path(folder, "oci-layout").exists()
+        self._layout = OciLayout.create(folder)
+        self._tag = tag
+        self._written: list[str] = []
+        self.name = f"oci:{os.fspath(folder)}" + (f":{tag}" if tag is not None else "")
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        return self._layout.has(descriptor)
+
+    def put_blob(
+        self, descriptor: Descriptor, open_source: Callable[[], Reader], count: Callable[[int], object]
+    ) -> None:
+        self._layout.copy_in(open_source(), descriptor, count)
+        self._written.append(descriptor.digest)
+
+    def publish(self, descriptor: Descriptor, raw: bytes) -> None:
+        if not self._layout.has(descriptor):
+            self._layout.write(raw)
+            self._written.append(descriptor.digest)
+        if self._tag is not None:
+            self._layout.tag(self._tag, descriptor.without_mention())
+        else:
+            with self._layout.lock():
+                kept = [d for d in self._layout.manifests() if d.digest != descriptor.digest]
+                self._layout.replace_manifests([*kept, descriptor.without_mention()])
+        self._written.clear()
+
+    def abort(self) -> None:
+        for digest in self._written:
+            self._layout.delete(digest)
+        self._written.clear()
+        if not self._existed and not self._layout.manifests():
+            durable.remove_tree(os.fspath(self._layout.root / "blobs"))
+            for name in ("index.json", "oci-layout"):
+                (self._layout.root / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the caller's own folder may hold more
+                self._layout.root.rmdir()
