@@ -131,7 +131,7 @@ def sweep(folder: str) -> list[str]:
         if not name.startswith(TEMPORARY_PREFIX):
             continue
         owner = name[len(TEMPORARY_PREFIX) :].split("-", 1)[0]
-        if owner.isdigit() and _alive(int(owner)):
+        if owner.isdigit() and is_alive(int(owner)):
             continue
         path = os.path.join(folder, name)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -143,7 +143,8 @@ def sweep(folder: str) -> list[str]:
     return swept
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of that id runs (on Windows: never; there an open file guards itself)."""
     if sys.platform != "win32":  # an open file can't be removed there, so trying is the test
         try:
             os.kill(pid, 0)

@@ -1,0 +1,165 @@
+"""A layer's chain as one view: made on first need, kept beside the chain's top layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from winlayers import durable
+from winlayers.errors import LayerContentError, LayerCorruptError
+from winlayers.layers.portable import store as folders
+from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
+from winlayers.layers.portable.ingest import rebuild_index
+from winlayers.layers.portable.merge import Hidden, build_view
+from winlayers.layers.portable.store import LayerStore
+from winlayers.layers.portable.view import View
+from winlayers.win32.names import upcase
+
+_VIEW_LOCK = ".view.lock"
+_UTILITY_VM = "UTILITYVM/"
+
+
+class ChainViews:
+    """Opens indexes and views, making what is missing or of another version."""
+
+    def __init__(self, store: LayerStore) -> None:
+        self._store = store
+
+    def index(self, layer_id: str) -> Index:
+        """The layer's index.
+
+        Raises:
+            LayerCorruptError: there is none and the tar it is made from is damaged.
+        """
+        record = self._store.record(layer_id)
+        path = os.path.join(self._store.folder(layer_id), folders.INDEX)
+        if not record.committed:
+            raise LayerCorruptError("the layer has no content yet", layer=layer_id)
+        try:
+            return Index(path, layer_id)
+        except LayerCorruptError:
+            rebuild_index(self._store.folder(layer_id), layer_id, record.tar_size)
+            return Index(path, layer_id)
+
+    def open(self, layer_id: str) -> View:
+        """The merged view of the layer and its parents."""
+        ids = [layer_id, *self._store.parents(layer_id)]
+        view = self._usable(ids)
+        if view is not None:
+            return view
+        self._store.record(layer_id)
+        with durable.FileLock(os.path.join(self._store.folder(layer_id), _VIEW_LOCK)):
+            view = self._usable(ids)
+            if view is None:
+                self._build(ids)
+                view = View(self._path(layer_id), self._store.home)
+        return view
+
+    def _path(self, layer_id: str) -> str:
+        return os.path.join(self._store.folder(layer_id), folders.VIEW)
+
+    def _usable(self, ids: Sequence[str]) -> View | None:
+        """The view kept beside the first of *ids*, if it is one of just this chain."""
+        path = self._path(ids[0])
+        if not os.path.exists(path):
+            return None
+        try:
+            view = View(path, self._store.home)
+        except LayerCorruptError:
+            return None
+        if [layer.name for layer in view.layers] != [
+            i for i in reversed(ids) if self._store.record(i).committed
+        ]:
+            view.close()
+            return None
+        return view
+
+    def _build(self, ids: Sequence[str]) -> None:
+        """Make the view of ``ids[0]`` from that of its nearest parent that has one."""
+        below = None
+        missing = list(ids)
+        for position in range(1, len(ids)):
+            view = self._usable(ids[position:])
+            if view is not None:
+                below = view.path
+                view.close()
+                missing = list(ids[:position])
+                break
+        filled = [i for i in missing if self._store.record(i).committed]
+        indexes: list[Index] = []
+        try:
+            layers: list[tuple[str, Index, Hidden]] = []
+            for layer_id in reversed(filled):
+                index = self.index(layer_id)
+                indexes.append(index)
+                layers.append((layer_id, index, self._hidden_targets(ids[ids.index(layer_id) + 1 :])))
+            build_view(self._path(ids[0]), below, layers)
+        finally:
+            for index in indexes:
+                index.close()
+
+    def _hidden_targets(self, parents: Sequence[str]) -> Hidden:
+        def find(target: str) -> tuple[str, EntryRow, Sequence[StreamRow]] | None:
+            for layer_id in parents:
+                if not self._store.record(layer_id).committed:
+                    continue
+                with self.index(layer_id) as index:
+                    row = index.lookup(target)
+                    if row is None or row.code == EntryCode.DIRECTORY:
+                        continue
+                    if row.code == EntryCode.LINK and row.link is not None and row.link != target:
+                        return self._hidden_targets(parents[parents.index(layer_id) :])(row.link)
+                    return layer_id, row, index.streams_of(row.seq)
+            return None
+
+        return find
+
+    # -- what a layer may say of its parents --
+
+    def check_content(self, index: Index, parents: Sequence[str]) -> None:
+        """Refuse a layer whose links or deletions its chain can't bear, before it is published.
+
+        Raises:
+            LayerContentError: a link leads nowhere; a base layer deletes; ``UtilityVM`` content is deleted that
+                no parent has.
+        """
+        links = list(index.links())
+        deletions = [(path, code) for path, code in index.deletions() if code == EntryCode.WHITEOUT]
+        if deletions and not parents:
+            raise LayerContentError(
+                "a base layer can't delete anything", layer=index.layer, path=deletions[0][0]
+            )
+        utility = [path for path, _ in deletions if path.upper().startswith(_UTILITY_VM)]
+        if not links and not utility:
+            return
+        own = {upcase(path) for path in self._own_paths(index)} if links else set()
+        outside = [(path, target) for path, target in links if upcase(target) not in own]
+        if not outside and not utility:
+            return
+        if not parents:
+            self._refuse_link(index, *outside[0])
+        with self.open(parents[0]) as view:
+            find = self._hidden_targets(parents)
+            for path, target in outside:
+                node = view.resolve(target)
+                if (node is None or node.is_directory) and find(target) is None:
+                    self._refuse_link(index, path, target)
+            for path in utility:
+                if view.resolve(path) is None:
+                    raise LayerContentError(
+                        "deletes what no parent layer has, which Windows refuses in UtilityVM",
+                        layer=index.layer,
+                        path=path,
+                    )
+
+    @staticmethod
+    def _own_paths(index: Index) -> list[str]:
+        return [row.path for row in index.entries() if row.code in (EntryCode.FILE, EntryCode.LINK)]
+
+    @staticmethod
+    def _refuse_link(index: Index, path: str, target: str) -> None:
+        raise LayerContentError(
+            f"hard link to {target!r}, which neither the layer nor any parent has",
+            layer=index.layer,
+            path=path,
+        )

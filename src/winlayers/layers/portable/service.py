@@ -1,0 +1,242 @@
+"""The portable layer service: the contract of :mod:`winlayers.layers.service` on any operating system."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
+
+from winlayers import durable
+from winlayers.errors import (
+    LayerContentError,
+    LayerExistsError,
+    LayerNotFoundError,
+    UnsupportedError,
+)
+from winlayers.layers.portable import ingest, mounting
+from winlayers.layers.portable import store as folders
+from winlayers.layers.portable.chain import ChainViews
+from winlayers.layers.portable.changes import index_changes
+from winlayers.layers.portable.index import Index
+from winlayers.layers.portable.scratch import ScratchChanges, ScratchReader, layer_changes
+from winlayers.layers.portable.store import LayerRecord, LayerStore
+from winlayers.layers.portable.streams import TarFile, archive_stream
+from winlayers.layers.portable.tarlayer import TarLayerReader, TarLayerWriter
+from winlayers.layers.service import (
+    DriverInfo,
+    LayerChange,
+    LayerReader,
+    LayerService,
+    LayerWriter,
+    TarStream,
+)
+from winlayers.layers.transport import read_folder, write_folder
+
+_GUID_NAMESPACE = uuid.UUID("6f4c5a5e-8f0e-5c39-9d57-3f1f0c5c9a51")
+
+
+class PortableLayerService(LayerService):
+    """Keeps layers as their tars with an index, and makes views from these.
+
+    Args:
+        info: the home and flavour.
+        mount: ``auto``, or the mount kind to use for new scratch layers.
+        options: reserved for the mount kinds' own options.
+    """
+
+    def __init__(
+        self, info: DriverInfo, *, mount: str = "auto", options: Mapping[str, str] | None = None
+    ) -> None:
+        self.info = info
+        self.store = LayerStore(info.home)
+        self.views = ChainViews(self.store)
+        self.mounts = mounting.Mounts(self.store, self.views, mount, options or {})
+
+    @property
+    def name(self) -> str:
+        return "portable"
+
+    def status(self) -> list[tuple[str, str]]:
+        return [("Layer service", self.name), ("Layers", str(len(self.store.ids()))), *self.mounts.status()]
+
+    def check_home(self) -> None:
+        self.store.ensure()
+        self.store.sweep()
+
+    # -- life --
+
+    def exists(self, layer_id: str) -> bool:
+        return self.store.find(layer_id) is not None
+
+    def create(self, layer_id: str, parent_id: str) -> None:
+        parents = [] if not parent_id else [parent_id, *self.store.parents(parent_id)]
+        self._require_new(layer_id)
+        with self.store.hidden() as hidden:
+            self.store.publish(layer_id, hidden, LayerRecord("layer"), parents)
+
+    def create_scratch(self, layer_id: str, chain: Sequence[str]) -> None:
+        if not chain:
+            raise LayerNotFoundError("a scratch layer needs a parent", layer=layer_id)
+        self._require_new(layer_id)
+        parents = self.store.ids_of(chain)
+        with self.store.hidden() as hidden:
+            os.mkdir(os.path.join(hidden, folders.SCRATCH), 0o755)
+            self.store.publish(layer_id, hidden, LayerRecord("scratch"), parents)
+
+    def expand_scratch(self, layer_id: str, size: int) -> None:
+        record = self._scratch(layer_id)
+        if record.size is not None and size < record.size:
+            raise UnsupportedError(
+                f"a scratch layer can't shrink from {record.size} to {size} bytes", layer=layer_id
+            )
+        self.store.update_record(layer_id, size=size)
+
+    def prepare_removal(self, layer_id: str) -> None:
+        if self.store.find(layer_id) is not None:
+            self.mounts.require_inactive(layer_id)
+            self.store.forbid_children(layer_id)
+
+    def destroy(self, layer_id: str) -> None:
+        if os.path.lexists(self.store.folder(layer_id)):
+            self.mounts.require_inactive(layer_id)
+            self.store.destroy(layer_id)
+
+    def _require_new(self, layer_id: str) -> None:
+        if self.store.find(layer_id) is not None:
+            raise LayerExistsError("there is a layer of that id already", layer=layer_id)
+
+    def _scratch(self, layer_id: str) -> LayerRecord:
+        record = self.store.record(layer_id)
+        if record.kind != "scratch":
+            raise LayerNotFoundError("it is not a scratch layer", layer=layer_id)
+        return record
+
+    # -- views --
+
+    def activate(self, layer_id: str) -> None:
+        self.mounts.activate(layer_id)
+
+    def prepare(self, layer_id: str, chain: Sequence[str]) -> None:
+        self.mounts.prepare(layer_id, self.store.ids_of(chain))
+
+    def unprepare(self, layer_id: str) -> None:
+        self.mounts.unprepare(layer_id)
+
+    def deactivate(self, layer_id: str) -> None:
+        self.mounts.deactivate(layer_id)
+
+    def is_prepared(self, layer_id: str) -> bool:
+        return self.mounts.is_prepared(layer_id)
+
+    def mount_path(self, layer_id: str) -> str:
+        self.store.record(layer_id)
+        return self.mounts.path(layer_id)
+
+    def set_mount_target(self, layer_id: str, folder: str | None) -> None:
+        """Let the next :meth:`prepare` in this process show the view at *folder* (None: the usual place)."""
+        self.mounts.set_target(layer_id, folder)
+
+    # -- content --
+
+    def import_tar(self, layer_id: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
+        parents = self._open_for_content(layer_id, chain)
+        with self.store.hidden() as hidden:
+            record = ingest.ingest_tar(hidden, source, layer_id)
+            self._publish(layer_id, hidden, record, parents)
+        return record.data_size
+
+    def _open_for_content(self, layer_id: str, chain: Sequence[str]) -> list[str]:
+        parents = self.store.ids_of(chain)
+        record = self.store.find(layer_id)
+        if record is not None and (record.committed or record.kind != "layer"):
+            raise LayerExistsError("there is a layer of that id already", layer=layer_id)
+        return parents
+
+    def _publish(self, layer_id: str, hidden: str, record: LayerRecord, parents: Sequence[str]) -> None:
+        with Index(os.path.join(hidden, folders.INDEX), layer_id) as index:
+            self.views.check_content(index, parents)
+        durable.fsync_tree(hidden)
+        self.store.publish(layer_id, hidden, record, parents)
+
+    def export_tar(self, layer_id: str, chain: Sequence[str]) -> TarStream:
+        record = self.store.record(layer_id)
+        if record.kind == "scratch":
+            return archive_stream(self._scratch_reader(layer_id))
+        if not record.committed:
+            return archive_stream(None)
+        return TarFile(os.path.join(self.store.folder(layer_id), folders.TAR), record.tar_size, layer_id)
+
+    def open_reader(self, layer_id: str, chain: Sequence[str]) -> LayerReader:
+        record = self.store.record(layer_id)
+        if record.kind == "scratch":
+            return self._scratch_reader(layer_id)
+        return TarLayerReader(self.store.folder(layer_id), layer_id, empty=not record.committed)
+
+    def _scratch_reader(self, layer_id: str) -> LayerReader:
+        view = self.views.open(self.store.parents(layer_id)[0])
+        try:
+            return ScratchReader(view, self.mounts.changes(layer_id, view))
+        except BaseException:
+            view.close()
+            raise
+
+    def open_writer(self, layer_id: str, chain: Sequence[str]) -> LayerWriter:
+        parents = self._open_for_content(layer_id, chain)
+        return TarLayerWriter(
+            self.store, layer_id, lambda hidden, record: self._publish(layer_id, hidden, record, parents)
+        )
+
+    def import_folder(self, layer_id: str, folder: str, chain: Sequence[str]) -> None:
+        with self.open_writer(layer_id, chain) as writer:
+            read_folder(folder, writer)
+
+    def export_folder(self, layer_id: str, folder: str, chain: Sequence[str]) -> None:
+        with self.open_reader(layer_id, chain) as reader:
+            write_folder(reader, folder)
+
+    def changes(self, layer_id: str, chain: Sequence[str]) -> Iterator[LayerChange]:
+        record = self.store.record(layer_id)
+        parents = self.store.parents(layer_id)
+        if record.kind == "scratch":
+            return self._scratch_changes(layer_id, parents[0])
+        if not record.committed:
+            return iter(())
+        return self._index_changes(layer_id, parents)
+
+    def _scratch_changes(self, layer_id: str, parent: str) -> Iterator[LayerChange]:
+        with self.views.open(parent) as view:
+            yield from layer_changes(ScratchChanges(view, self.mounts.changes(layer_id, view)))
+
+    def _index_changes(self, layer_id: str, parents: Sequence[str]) -> Iterator[LayerChange]:
+        with contextlib.ExitStack() as stack:
+            index = stack.enter_context(self.views.index(layer_id))
+            view = stack.enter_context(self.views.open(parents[0])) if parents else None
+            yield from index_changes(index, view)
+
+    def open_file(self, layer_id: str, path: str) -> BinaryIO:
+        with self.views.index(layer_id) as index:
+            row = index.lookup(path)
+        if row is None or row.code != 0:
+            raise LayerContentError("the layer itself has no such file", layer=layer_id, path=path)
+        return ingest.open_extent(self.store.folder(layer_id), row.source, row.offset, row.size)
+
+    # -- the host --
+
+    def shared_base_images(self) -> str:
+        """None: only Windows hosts bring base images of their own."""
+        return '{"Images":[]}'
+
+    def name_to_guid(self, name: str) -> uuid.UUID:
+        """A GUID of our own making (SHA-1 of the name): stable, but not the one that Windows computes."""
+        return uuid.uuid5(_GUID_NAMESPACE, name.lower())
+
+    def grant_vm_access(self, vm_id: str, path: str) -> None:
+        raise UnsupportedError("virtual machines are granted access to files on Windows only", path=path)
+
+    def process_base_layer(self, path: str) -> None:
+        raise UnsupportedError("a base layer's disks are made by Windows only", path=path)
+
+    def process_utility_vm(self, path: str) -> None:
+        raise UnsupportedError("a utility VM's disks are made by Windows only", path=path)

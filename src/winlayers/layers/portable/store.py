@@ -1,0 +1,311 @@
+"""The portable store's folders: what is a layer, what is half done, and who may change what when.
+
+::
+
+    HOME/.lock              taken exclusively for what changes the set of layers (publish, destroy)
+    HOME/.tmp-...           half done work; swept when its process is gone
+    HOME/<id>/layer.json    the record: written last, so a folder without it is no layer
+             /layer.tar     the tar as it came (padded to whole blocks; the record has the true length)
+             /index.db      what it holds (:mod:`winlayers.layers.portable.index`)
+             /side.bin      expanded sparse members, if there are any
+             /layerchain.json   the parents' folders, nearest first
+             /view.db, view.erofs, ...   caches of the merged chain; can go at any time
+             /scratch/      of a scratch layer: its changes, as the mount kind keeps them
+             /mount/        where the view appears; mount.json says how
+
+A layer is made in a hidden folder, made durable, and renamed: it exists wholly or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+from winlayers import durable
+from winlayers.errors import (
+    InvalidNameError,
+    LayerCorruptError,
+    LayerExistsError,
+    LayerInUseError,
+    LayerNotFoundError,
+    StoreError,
+)
+
+RECORD = "layer.json"
+TAR = "layer.tar"
+INDEX = "index.db"
+SIDE = "side.bin"
+CHAIN = "layerchain.json"
+VIEW = "view.db"
+SCRATCH = "scratch"
+MOUNT_DIR = "mount"
+MOUNT_RECORD = "mount.json"
+
+FORMAT = 1
+_REMOVING = "removing"
+BLOCK = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """What ``layer.json`` says.
+
+    Attributes:
+        kind: ``layer`` or ``scratch``.
+        committed: whether the layer has content (a layer that was only created has none).
+        digest: ``sha256:...`` of the tar as it came (the diff id).
+        tar_size: bytes of the tar as it came; the stored file is longer where its last block was cut.
+        data_size: bytes in all data streams.
+        entries: number of entries.
+        side_size: bytes in the side file; 0: there is none.
+        size: a scratch layer's bound in bytes; None: none was set.
+        mount_kind: the mount kind that a scratch layer's changes are kept by; None: not mounted yet.
+    """
+
+    kind: str
+    committed: bool = False
+    digest: str | None = None
+    tar_size: int = 0
+    data_size: int = 0
+    entries: int = 0
+    side_size: int = 0
+    size: int | None = None
+    mount_kind: str | None = None
+
+
+class LayerStore:
+    """The folders of one home."""
+
+    def __init__(self, home: str) -> None:
+        self.home = os.path.abspath(home)
+
+    def ensure(self) -> None:
+        """Make the home if it is missing, and sweep what processes that are gone have left half done.
+
+        Raises:
+            StoreError: the home can't be made or written to.
+        """
+        try:
+            os.makedirs(self.home, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"can't make the store: {error.strerror}", path=self.home) from error
+
+    def sweep(self) -> list[str]:
+        """Remove half done work of processes that are gone; return what was removed."""
+        with self.lock():
+            swept = durable.sweep(self.home)
+            for layer_id in self.ids():
+                swept += [os.path.join(layer_id, name) for name in durable.sweep(self.folder(layer_id))]
+        return swept
+
+    def lock(self) -> durable.FileLock:
+        """The lock for what changes the set of layers.  Held for moments only."""
+        self.ensure()
+        return durable.FileLock(os.path.join(self.home, ".lock"))
+
+    def folder(self, layer_id: str) -> str:
+        """The layer's folder, whether or not it exists.
+
+        Raises:
+            InvalidNameError: the id can't name a folder.
+        """
+        if layer_id in ("", ".", "..") or layer_id.startswith(".") or any(c in layer_id for c in "/\\\0"):
+            raise InvalidNameError("not a layer id", path=layer_id)
+        return os.path.join(self.home, layer_id)
+
+    def ids(self) -> list[str]:
+        """The ids of all layers, sorted."""
+        try:
+            names = os.listdir(self.home)
+        except FileNotFoundError:
+            return []
+        return sorted(n for n in names if n[0] != "." and os.path.lexists(os.path.join(self.home, n, RECORD)))
+
+    # -- records --
+
+    def record(self, layer_id: str) -> LayerRecord:
+        """The layer's record.
+
+        Raises:
+            LayerNotFoundError: there is no such layer.
+            LayerCorruptError: the record can't be read.
+        """
+        path = os.path.join(self.folder(layer_id), RECORD)
+        try:
+            with open(path, "rb") as file:
+                value = json.load(file)
+            if value.pop("format") != FORMAT:
+                raise ValueError("another format version")
+            return LayerRecord(**value)
+        except FileNotFoundError as error:
+            raise LayerNotFoundError("no such layer", layer=layer_id) from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LayerCorruptError(f"the record {RECORD} can't be read: {error}", layer=layer_id) from error
+
+    def find(self, layer_id: str) -> LayerRecord | None:
+        """The layer's record; None where there is no such layer."""
+        try:
+            return self.record(layer_id)
+        except LayerNotFoundError:
+            return None
+
+    def write_record(self, folder: str, record: LayerRecord) -> None:
+        """Put the record into a layer's (or hidden) folder, durably."""
+        durable.write_json(os.path.join(folder, RECORD), {"format": FORMAT, **dataclasses.asdict(record)})
+
+    def update_record(self, layer_id: str, **changes: object) -> LayerRecord:
+        """Change fields of the record, durably."""
+        record = dataclasses.replace(self.record(layer_id), **changes)  # type: ignore[arg-type]  # checked by tests
+        self.write_record(self.folder(layer_id), record)
+        return record
+
+    # -- chains --
+
+    def ids_of(self, chain: Sequence[str]) -> list[str]:
+        """The ids of a chain of layer folders; each must be a layer of this home with content.
+
+        Only the last part of each path counts, so that a home that was moved still works.
+
+        Raises:
+            LayerNotFoundError: one is not there or was never filled.
+        """
+        ids = [path.replace("\\", "/").rstrip("/").rpartition("/")[2] for path in chain]
+        for layer_id in ids:
+            if self.record(layer_id).kind != "layer":
+                raise LayerNotFoundError("a scratch layer can't be a parent", layer=layer_id)
+        return ids
+
+    def parents(self, layer_id: str) -> list[str]:
+        """The ids of the layer's parents, nearest first, as its ``layerchain.json`` has them.
+
+        Raises:
+            LayerCorruptError: the file is not a list of paths.
+        """
+        try:
+            with open(os.path.join(self.folder(layer_id), CHAIN), "rb") as file:
+                value = json.load(file)
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise LayerCorruptError(f"{CHAIN} can't be read: {error}", layer=layer_id) from error
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
+            raise LayerCorruptError(f"{CHAIN} is not a list of paths", layer=layer_id)
+        return [path.replace("\\", "/").rstrip("/").rpartition("/")[2] for path in value]
+
+    def children(self, layer_id: str) -> list[str]:
+        """The ids of the layers that stand directly on this one."""
+        return [other for other in self.ids() if other != layer_id and self.parents(other)[:1] == [layer_id]]
+
+    def chain_paths(self, ids: Sequence[str]) -> list[str]:
+        """The folders of the ids, for ``layerchain.json``."""
+        return [self.folder(layer_id) for layer_id in ids]
+
+    # -- making and removing --
+
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[str]:
+        """A hidden folder for a layer in the making; what is left of it when the block ends is removed."""
+        self.ensure()
+        path = durable.temporary_name(self.home)
+        os.mkdir(path, 0o755)
+        try:
+            yield path
+        finally:
+            durable.remove_tree(path)
+
+    def publish(self, layer_id: str, hidden: str, record: LayerRecord, parents: Sequence[str]) -> bool:
+        """Let the layer made in the folder *hidden* exist under its id; its files are durable already.
+
+        An empty layer of that id is filled: its other files (an alternate id) are kept.
+
+        Returns:
+            False where another process published the same content meanwhile; *hidden* is then not used.
+
+        Raises:
+            LayerExistsError: there is another layer of that id.
+            LayerNotFoundError: a parent has been removed meanwhile.
+        """
+        folder = self.folder(layer_id)
+        with self.lock():
+            for parent in parents:
+                self.require_parent(parent)
+            old = self.find(layer_id)
+            if old is not None and (old.committed or old.kind != record.kind or not record.committed):
+                if old.committed and old.digest == record.digest and self.parents(layer_id) == list(parents):
+                    return False
+                raise LayerExistsError("there is a layer of that id already", layer=layer_id)
+            durable.write_json(os.path.join(hidden, CHAIN), self.chain_paths(parents))
+            if os.path.isdir(folder):
+                _keep_small_files(folder, hidden)
+            self.write_record(hidden, record)
+            durable.fsync_dir(hidden)
+            if os.path.isdir(folder):
+                # An empty layer or a folder without a record: aside with it, for the rename needs the name.
+                aside = durable.temporary_name(self.home, "-replaced")
+                durable.rename_dir(folder, aside)
+                durable.rename_dir(hidden, folder)
+                durable.remove_tree(aside)
+            else:
+                durable.rename_dir(hidden, folder)
+        return True
+
+    def require_parent(self, layer_id: str) -> None:
+        """Raise unless the layer is there and is not about to be removed."""
+        if self.record(layer_id).kind != "layer" or os.path.exists(
+            os.path.join(self.folder(layer_id), _REMOVING)
+        ):
+            raise LayerNotFoundError("the parent is being removed", layer=layer_id)
+
+    def forbid_children(self, layer_id: str) -> None:
+        """See that the layer has no children and gets none from now on, since it will be removed.
+
+        Raises:
+            LayerInUseError: it has.
+        """
+        with self.lock():
+            self._refuse_children(layer_id)
+            durable.write_bytes(os.path.join(self.folder(layer_id), _REMOVING), b"")
+
+    def allow_children(self, layer_id: str) -> None:
+        """Take :meth:`forbid_children` back."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.folder(layer_id), _REMOVING))
+
+    def _refuse_children(self, layer_id: str) -> None:
+        children = self.children(layer_id)
+        if children:
+            more = f" and {len(children) - 1} more" if len(children) > 1 else ""
+            raise LayerInUseError(
+                f"the layer {children[0]}{more} stands on it", layer=layer_id, hint="remove that first"
+            )
+
+    def destroy(self, layer_id: str) -> None:
+        """Remove the layer's folder, at once for all who look; a missing one is fine.
+
+        Raises:
+            LayerInUseError: other layers stand on it.
+        """
+        folder = self.folder(layer_id)
+        with self.lock():
+            if not os.path.lexists(folder):
+                return
+            self._refuse_children(layer_id)
+            aside = durable.temporary_name(self.home, f"-{_REMOVING}")
+            durable.rename_dir(folder, aside)
+        durable.remove_tree(aside)
+
+
+def _keep_small_files(old: str, new: str) -> None:
+    """Copy to *new* the files of an empty layer that others put there (its alternate id)."""
+    ours = {RECORD, TAR, INDEX, SIDE, CHAIN, VIEW, MOUNT_RECORD, _REMOVING}
+    for name in os.listdir(old):
+        path = os.path.join(old, name)
+        if name in ours or name.startswith(".") or os.path.islink(path) or not os.path.isfile(path):
+            continue
+        with open(path, "rb") as file:
+            durable.write_bytes(os.path.join(new, name), file.read())
