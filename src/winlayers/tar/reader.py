@@ -147,6 +147,23 @@ class TarReader:
         while chunk := self._read_some(size):
             yield chunk
 
+    def runs(self, size: int = DEFAULT_BUFFER_SIZE) -> Iterator[tuple[int, bytes | memoryview]]:
+        """What is left of the current member as (offset in it, data); the holes of a sparse one are left out.
+
+        A member of terabytes with a few bytes of data costs those few bytes.
+        """
+        state = self._sparse
+        position = 0
+        while True:
+            if state is not None:
+                state.position = min(max(state.position, state.fragment()[0]), state.size)
+                position = state.position
+            chunk = self._read_some(size)
+            if not chunk:
+                return
+            yield position, chunk
+            position += len(chunk)
+
     def drain(self) -> int:
         """Read the source to its end, past the archive's; return the length of the whole stream in bytes."""
         self._remaining = self._padding = 0
