@@ -120,8 +120,8 @@ class ChainViews:
         """Refuse a layer whose links or deletions its chain can't bear, before it is published.
 
         Raises:
-            LayerContentError: a link leads nowhere; a base layer deletes; ``UtilityVM`` content is deleted that
-                no parent has.
+            LayerContentError: a link leads nowhere; a base layer deletes something; ``UtilityVM`` content is
+                deleted that no parent has.
         """
         links = list(index.links())
         deletions = [(path, code) for path, code in index.deletions() if code == EntryCode.WHITEOUT]

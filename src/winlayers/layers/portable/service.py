@@ -24,17 +24,37 @@ from winlayers.layers.portable.scratch import ScratchChanges, ScratchReader, lay
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.streams import TarFile, archive_stream
 from winlayers.layers.portable.tarlayer import TarLayerReader, TarLayerWriter
+from winlayers.layers.portable.view import View, ViewInode
 from winlayers.layers.service import (
     DriverInfo,
     LayerChange,
+    LayerEntry,
     LayerReader,
     LayerService,
     LayerWriter,
     TarStream,
 )
 from winlayers.layers.transport import read_folder, write_folder
+from winlayers.win32.metadata import DataStream, FileMetadata
 
 _GUID_NAMESPACE = uuid.UUID("6f4c5a5e-8f0e-5c39-9d57-3f1f0c5c9a51")
+
+
+def _linked(view: View, entry: LayerEntry) -> tuple[FileMetadata, Iterator[DataStream]]:
+    """What a hard link into a parent layer leads to."""
+    assert entry.link_target is not None
+    node = view.resolve(entry.link_target)
+    if node is None or node.is_directory:
+        raise LayerContentError(f"hard link to {entry.link_target!r}, which no parent has", path=entry.path)
+    inode = view.inode(node.inode)
+    return inode.metadata, _view_streams(view, inode)
+
+
+def _view_streams(view: View, inode: ViewInode) -> Iterator[DataStream]:
+    if inode.metadata.reparse is None:
+        yield DataStream("", inode.size, view.chunks(inode.extent))
+    for stream in inode.streams:
+        yield DataStream(stream.name, stream.extent.size, view.chunks(stream.extent))
 
 
 class PortableLayerService(LayerService):
@@ -172,7 +192,8 @@ class PortableLayerService(LayerService):
         record = self.store.record(layer_id)
         if record.kind == "scratch":
             return self._scratch_reader(layer_id)
-        return TarLayerReader(self.store.folder(layer_id), layer_id, empty=not record.committed)
+        index = self.views.index(layer_id) if record.committed else None
+        return TarLayerReader(self.store.folder(layer_id), layer_id, index)
 
     def _scratch_reader(self, layer_id: str) -> LayerReader:
         view = self.views.open(self.store.parents(layer_id)[0])
@@ -193,8 +214,10 @@ class PortableLayerService(LayerService):
             read_folder(folder, writer)
 
     def export_folder(self, layer_id: str, folder: str, chain: Sequence[str]) -> None:
-        with self.open_reader(layer_id, chain) as reader:
-            write_folder(reader, folder)
+        parents = self.store.parents(layer_id)
+        with self.open_reader(layer_id, chain) as reader, contextlib.ExitStack() as stack:
+            view = stack.enter_context(self.views.open(parents[0])) if parents else None
+            write_folder(reader, folder, None if view is None else lambda entry: _linked(view, entry))
 
     def changes(self, layer_id: str, chain: Sequence[str]) -> Iterator[LayerChange]:
         record = self.store.record(layer_id)

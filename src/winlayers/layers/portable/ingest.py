@@ -1,0 +1,330 @@
+"""Taking a tar in: stored as it comes, digested and indexed in the same pass.
+
+The caller's thread parses and indexes; a second one hashes and writes the same buffers (both let go of the
+interpreter lock while they do).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import queue
+import threading
+from typing import BinaryIO
+
+from winlayers import durable
+from winlayers.errors import FormatError, LayerContentError, LayerCorruptError, WinlayersError
+from winlayers.layers.portable import store as folders
+from winlayers.layers.portable.index import EntryCode, IndexSummary, IndexWriter
+from winlayers.layers.portable.store import BLOCK, LayerRecord
+from winlayers.layers.portable.view import Source
+from winlayers.layers.service import TarStream
+from winlayers.tar import TarHeader, TarReader
+from winlayers.tar.backuptar import MemberKind, layer_member
+
+_CHUNK = 1 << 20
+_QUEUED = 8
+_SIDE_ALIGNMENT = 4096
+_TOMBSTONES = "TOMBSTONES.TXT"
+
+
+def ingest_tar(folder: str, source: BinaryIO | TarStream, layer: str) -> LayerRecord:
+    """Store the tar read from *source* in *folder* with its index.
+
+    Nothing is made durable yet, and nothing is checked against parents.
+
+    Args:
+        folder: an existing empty folder.
+        layer: the layer's name for messages.
+
+    Returns:
+        The record to publish the layer with.
+
+    Raises:
+        TarError, LayerContentError, InvalidNameError: the tar is not a layer.
+    """
+    path = os.path.join(folder, folders.TAR)
+    with open(path, "xb", buffering=0) as file:
+        tee = _Tee(source, _Storer(file))
+        try:
+            indexer = _Indexer(folder, layer)
+            try:
+                indexer.run(tee)
+                # What follows the archive's end belongs to the tar, too.
+                while tee.read(_CHUNK):
+                    pass
+                digest, size = tee.finish()
+                summary = indexer.finish(digest, size)
+            finally:
+                indexer.close()
+        finally:
+            tee.abandon()
+        # The last block must be whole for a mount that maps it; the record has the true length.
+        file.truncate(-(-size // BLOCK) * BLOCK)
+    return _record(summary, indexer.side_size)
+
+
+def index_tar(folder: str, layer: str, target: str, tar_size: int | None = None) -> LayerRecord:
+    """Index the tar that lies in *folder*, of which *tar_size* bytes count; the index goes to *target*."""
+    path = os.path.join(folder, folders.TAR)
+    with open(path, "rb") as file:
+        source = _Hashing(file, os.fstat(file.fileno()).st_size if tar_size is None else tar_size)
+        indexer = _Indexer(target, layer)
+        try:
+            indexer.run(source)
+            while source.read(_CHUNK):
+                pass
+            summary = indexer.finish(f"sha256:{source.hash.hexdigest()}", source.size)
+        finally:
+            indexer.close()
+    return _record(summary, indexer.side_size)
+
+
+def rebuild_index(folder: str, layer: str, tar_size: int) -> LayerRecord:
+    """Make the layer's index again from its stored tar, in place of what is there.
+
+    Raises:
+        LayerCorruptError: the tar can't be read, or is not a layer any more.
+    """
+    hidden = durable.temporary_name(folder, "-index")
+    os.mkdir(hidden)
+    try:
+        record = index_tar(folder, layer, hidden, tar_size)
+        for name in (folders.SIDE, folders.INDEX):
+            path = os.path.join(hidden, name)
+            if os.path.exists(path):
+                durable.fsync_file(path)
+                os.replace(path, os.path.join(folder, name))
+        durable.fsync_dir(folder)
+    except (OSError, FormatError, LayerContentError) as error:
+        raise LayerCorruptError(f"the index can't be made again: {error}", layer=layer) from error
+    finally:
+        durable.remove_tree(hidden)
+    return record
+
+
+def open_extent(folder: str, source: int, offset: int, size: int) -> BinaryIO:
+    """A run of bytes of a layer's files as a file of its own."""
+    name = folders.SIDE if source == Source.SIDE else folders.TAR
+    return io.BufferedReader(_Part(os.path.join(folder, name), offset, size if source else 0))
+
+
+def _record(summary: IndexSummary, side_size: int) -> LayerRecord:
+    return LayerRecord(
+        "layer",
+        committed=True,
+        digest=summary.digest,
+        tar_size=summary.tar_size,
+        data_size=summary.data_size,
+        entries=summary.entries,
+        side_size=side_size,
+    )
+
+
+class _Storer:
+    """A thread that hashes and writes what it is given, in order."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
+        self._hash = hashlib.sha256()
+        self._error: OSError | None = None
+        self.size = 0
+        self._thread = threading.Thread(target=self._run, name="winlayers-store", daemon=True)
+        self._thread.start()
+
+    def put(self, data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put(data)
+
+    def finish(self) -> str:
+        """Wait for all to be written; return the digest."""
+        self.stop()
+        if self._error is not None:
+            raise self._error
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def stop(self) -> None:
+        """End the thread; harmless when called twice."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (data := self._queue.get()) is not None:
+            if self._error is not None:
+                continue  # what is still queued must be taken, or the other side waits for ever
+            try:
+                self._hash.update(data)
+                view = memoryview(data)
+                while view:
+                    view = view[self._file.write(view) or 0 :]
+                self.size += len(data)
+            except OSError as error:
+                self._error = error
+
+
+class _Tee:
+    """A source that stores what it gives."""
+
+    def __init__(self, source: BinaryIO | TarStream, storer: _Storer) -> None:
+        self._source = source
+        self._storer = storer
+        self._size = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(max(size, _CHUNK) if size > 0 else _CHUNK)
+        if data:
+            self._size += len(data)
+            self._storer.put(data)
+        return data
+
+    def finish(self) -> tuple[str, int]:
+        digest = self._storer.finish()
+        if self._storer.size != self._size:
+            raise LayerCorruptError(f"{self._storer.size} of {self._size} bytes were stored")
+        return digest, self._size
+
+    def abandon(self) -> None:
+        self._storer.stop()
+
+
+class _Hashing:
+    """A source that is hashed as it is read, up to *limit* bytes."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file = file
+        self._left = limit
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._file.read(min(max(size, _CHUNK), self._left))
+        self._left -= len(data)
+        self.size += len(data)
+        self.hash.update(data)
+        return data
+
+
+class _Indexer:
+    """Makes the index of a tar, and the side file where one is needed."""
+
+    def __init__(self, folder: str, layer: str) -> None:
+        self._layer = layer
+        self._index = IndexWriter(os.path.join(folder, folders.INDEX))
+        self._side_path = os.path.join(folder, folders.SIDE)
+        self._side: BinaryIO | None = None
+        self.side_size = 0
+        self._file_path: str | None = None  # the file that streams may follow
+
+    def run(self, source: object) -> None:
+        reader = TarReader(source, buffer_size=_CHUNK)  # type: ignore[arg-type]  # both sources have read()
+        for header in reader:
+            try:
+                self._add(reader, header)
+            except WinlayersError as error:
+                if error.layer is None:
+                    error.layer = self._layer
+                raise
+
+    def _add(self, reader: TarReader, header: TarHeader) -> None:
+        member = layer_member(header)
+        if member is None or member.path.upper() == _TOMBSTONES:
+            return
+        if member.stream is not None:
+            if member.path != self._file_path:
+                raise LayerContentError(
+                    "a stream that does not follow its file", path=f"{member.path}:{member.stream}"
+                )
+            source, offset = self._place(reader, header)
+            self._index.add_stream(member.stream, source=source, offset=offset, size=header.size)
+            return
+        self._file_path = member.path
+        code = _CODES[member.kind]
+        source, offset = self._place(reader, header) if member.has_data else (Source.NONE, 0)
+        self._index.add(
+            member.path,
+            code,
+            header=header.header_offset,
+            metadata=member.metadata,
+            source=source,
+            offset=offset,
+            size=header.size if member.has_data else 0,
+            link=member.link_target,
+        )
+
+    def _place(self, reader: TarReader, header: TarHeader) -> tuple[Source, int]:
+        """Where the member's data can be pointed to."""
+        if header.size == 0:
+            return Source.NONE, 0
+        if header.sparse is None:
+            return Source.TAR, header.data_offset
+        if self._side is None:
+            self._side = open(self._side_path, "xb")  # noqa: SIM115 - closed by finish or close
+        offset = -(-self.side_size // _SIDE_ALIGNMENT) * _SIDE_ALIGNMENT
+        for position, chunk in reader.runs(_CHUNK):
+            self._side.seek(offset + position)  # holes stay holes
+            self._side.write(chunk)
+        self.side_size = offset + header.size
+        try:
+            self._side.truncate(-(-self.side_size // _SIDE_ALIGNMENT) * _SIDE_ALIGNMENT)
+        except OSError as error:
+            raise LayerContentError(
+                f"a sparse file of {header.size} bytes is larger than the store's file system holds",
+                path=header.name,
+            ) from error
+        return Source.SIDE, offset
+
+    def finish(self, digest: str, size: int) -> IndexSummary:
+        if self._side is not None:
+            self._side.close()
+        return self._index.finish(digest, size)
+
+    def close(self) -> None:
+        if self._side is not None:
+            self._side.close()
+        self._index.close()
+
+
+_CODES: dict[MemberKind, EntryCode] = {
+    MemberKind.FILE: EntryCode.FILE,
+    MemberKind.DIRECTORY: EntryCode.DIRECTORY,
+    MemberKind.LINK: EntryCode.LINK,
+    MemberKind.WHITEOUT: EntryCode.WHITEOUT,
+    MemberKind.OPAQUE: EntryCode.OPAQUE,
+}
+
+
+class _Part(io.RawIOBase):
+    """A run of bytes of a file, seekable."""
+
+    def __init__(self, path: str, offset: int, size: int) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close
+        self._offset = offset
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # what callers pass
+        view = memoryview(buffer).cast("B")
+        want = max(0, min(len(view), self._size - self._position))
+        self._file.seek(self._offset + self._position)
+        count = self._file.readinto(view[:want]) or 0
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

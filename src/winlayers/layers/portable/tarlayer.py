@@ -1,0 +1,138 @@
+"""Layers entry by entry: reading a stored one, writing a new one as a tar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+from winlayers.layers.portable import store as folders
+from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
+from winlayers.layers.portable.ingest import index_tar, open_extent
+from winlayers.layers.portable.store import LayerRecord, LayerStore
+from winlayers.layers.service import EntryKind, LayerEntry, LayerReader, LayerWriter
+from winlayers.tar import TarWriter
+from winlayers.tar.backuptar import write_layer_entry
+from winlayers.win32.attributes import FileAttributes
+from winlayers.win32.metadata import DataStream, FileMetadata
+from winlayers.win32.names import validate_path
+
+_CHUNK = 1 << 20
+
+_KINDS = {
+    EntryCode.FILE: EntryKind.FILE,
+    EntryCode.DIRECTORY: EntryKind.DIRECTORY,
+    EntryCode.LINK: EntryKind.LINK,
+    EntryCode.WHITEOUT: EntryKind.WHITEOUT,
+    EntryCode.OPAQUE: EntryKind.OPAQUE,
+}
+
+
+class TarLayerReader(LayerReader):
+    """Reads a committed layer by its index."""
+
+    def __init__(self, folder: str, layer: str, index: Index | None) -> None:
+        """Read the layer in *folder* by *index*, which the reader closes; None: a layer without content."""
+        self._folder = folder
+        self._layer = layer
+        self._index = index
+
+    def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def __iter__(self) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
+        if self._index is None:
+            return
+        descriptors = dict(self._index.descriptors())
+        streams = self._index.streams_by_entry()
+        made: set[str] = {""}
+        for row in self._index.entries():
+            if not row.path:
+                continue
+            yield from _missing_parents(row.path, made)
+            kind = _KINDS[EntryCode(row.code)]
+            metadata = None
+            if kind in (EntryKind.FILE, EntryKind.DIRECTORY):
+                metadata = row.metadata(None if row.security is None else descriptors[row.security])
+            if kind is EntryKind.DIRECTORY:
+                made.add(row.path)
+            entry = LayerEntry(row.path, kind, metadata, row.size, row.link)
+            yield entry, self._streams(row, streams.get(row.seq, ()), metadata)
+
+    def _streams(
+        self, row: EntryRow, streams: Iterable[StreamRow], metadata: FileMetadata | None
+    ) -> Iterator[DataStream]:
+        if row.code == EntryCode.FILE and metadata is not None and metadata.reparse is None:
+            yield DataStream("", row.size, self._chunks(row.source, row.offset, row.size))
+        for stream in streams:
+            yield DataStream(
+                stream.name, stream.size, self._chunks(stream.source, stream.offset, stream.size)
+            )
+
+    def _chunks(self, source: int, offset: int, size: int) -> Iterator[bytes]:
+        with open_extent(self._folder, source, offset, size) as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+
+def _missing_parents(path: str, made: set[str]) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
+    """Entries for the parents of *path* that the tar does not describe, so that parents come first."""
+    parent = path.rpartition("/")[0]
+    if parent in made:
+        return
+    yield from _missing_parents(parent, made)
+    made.add(parent)
+    yield LayerEntry(parent, EntryKind.DIRECTORY, FileMetadata(FileAttributes.DIRECTORY)), ()
+
+
+class TarLayerWriter(LayerWriter):
+    """Writes a new layer as a tar in a hidden folder of the store."""
+
+    def __init__(self, store: LayerStore, layer: str, publish: Callable[[str, LayerRecord], None]) -> None:
+        """Write the layer *layer*; *publish* takes the hidden folder and the record on :meth:`commit`."""
+        self._layer = layer
+        self._publish = publish
+        self._stack = contextlib.ExitStack()
+        self._hidden = self._stack.enter_context(store.hidden())
+        path = os.path.join(self._hidden, folders.TAR)
+        self._file = self._stack.enter_context(open(path, "xb"))  # noqa: SIM115 - the stack closes it
+        self._writer = TarWriter(self._file)
+        self._links: list[tuple[str, str]] = []
+        self._open = True
+
+    def add(self, path: str, metadata: FileMetadata, streams: Iterable[DataStream] = ()) -> None:
+        kind = EntryKind.DIRECTORY if metadata.is_directory else EntryKind.FILE
+        self._write(LayerEntry(path, kind, metadata), streams)
+
+    def add_link(self, path: str, target: str) -> None:
+        # Links come last: their targets may be added later, and readers of the tar want them before.
+        self._links.append((validate_path(path), validate_path(target)))
+
+    def remove(self, path: str) -> None:
+        self._write(LayerEntry(path, EntryKind.WHITEOUT))
+
+    def hide(self, path: str) -> None:
+        self._write(LayerEntry(path, EntryKind.OPAQUE))
+
+    def _write(self, entry: LayerEntry, streams: Iterable[DataStream] = ()) -> None:
+        validate_path(entry.path)
+        write_layer_entry(self._writer, entry, streams)
+
+    def commit(self) -> int:
+        if not self._open:
+            return 0
+        self._open = False
+        with self._stack:
+            for path, target in self._links:
+                self._write(LayerEntry(path, EntryKind.LINK, link_target=target))
+            self._writer.close()
+            self._file.close()
+            record = index_tar(self._hidden, self._layer, self._hidden)
+            self._publish(self._hidden, record)
+        return record.data_size
+
+    def abort(self) -> None:
+        self._open = False
+        self._stack.close()
