@@ -163,11 +163,11 @@ class _Scan:
                     )
                 self._add_stream(alternate_stream_name(header.name, path=self.path), header)
             elif header.id == StreamId.SECURITY_DATA:
-                self.security = self._read_metadata(header)
+                self.security = self._read_metadata(header) or None
             elif header.id == StreamId.EA_DATA:
                 self.eas += parse_eas(self._read_metadata(header))
             elif header.id == StreamId.REPARSE_DATA:
-                self.reparse = self._read_metadata(header)
+                self.reparse = self._read_metadata(header) or None
             elif header.id == StreamId.SPARSE_BLOCK:
                 raise reader.error("a sparse block does not follow an empty, sparse data stream")
             elif header.id in IGNORED_STREAMS:
