@@ -9,7 +9,23 @@ The packages, lowest first; each may import only those before it:
 - :mod:`winlayers.cli`: the command line.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from winlayers._version import __version__
 from winlayers.errors import WinlayersError
 
-__all__ = ["WinlayersError", "__version__"]
+if TYPE_CHECKING:
+    from winlayers.store import Store, open_store
+
+__all__ = ["Store", "WinlayersError", "__version__", "open_store"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the store's facade when it is first asked for: formats alone should not cost that."""
+    if name in ("Store", "open_store"):
+        from winlayers import store
+
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,125 @@
+"""The program ``winlayers``: global options, the table of commands, and how errors end it.
+
+Exit codes: 0 success; 1 an error, with one line on standard error; 2 wrong usage; 130 interrupted;
+141 the reader of the output has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from winlayers._version import __version__
+from winlayers.cli.context import Settings
+from winlayers.cli.lazy import Entry, LazyGroup
+from winlayers.errors import WinlayersError
+
+_COMMANDS = "winlayers.cli.commands"
+_IMAGES, _CONTAINERS, _LAYERS = "Images", "Containers", "Layers"
+
+COMMANDS = {
+    "load": Entry(f"{_COMMANDS}.transfer:load", _IMAGES, "Bring an image into the store."),
+    "save": Entry(f"{_COMMANDS}.transfer:save", _IMAGES, "Write an image out, every blob as it came."),
+    "images": Entry(f"{_COMMANDS}.images:images", _IMAGES, "List images."),
+    "tag": Entry(f"{_COMMANDS}.images:tag", _IMAGES, "Give an image another name."),
+    "rmi": Entry(f"{_COMMANDS}.images:rmi", _IMAGES, "Remove images."),
+    "create": Entry(f"{_COMMANDS}.containers:create", _CONTAINERS, "Make a container of an image."),
+    "ps": Entry(f"{_COMMANDS}.containers:ps", _CONTAINERS, "List containers."),
+    "mount": Entry(f"{_COMMANDS}.containers:mount", _CONTAINERS, "Mount a container's drive C:, writable."),
+    "umount": Entry(f"{_COMMANDS}.containers:umount", _CONTAINERS, "Unmount containers."),
+    "changes": Entry(f"{_COMMANDS}.containers:changes", _CONTAINERS, "List what a container changes."),
+    "commit": Entry(f"{_COMMANDS}.containers:commit", _CONTAINERS, "Make an image of a container."),
+    "rm": Entry(f"{_COMMANDS}.containers:rm", _CONTAINERS, "Remove containers."),
+    "layers": Entry(f"{_COMMANDS}.layers:layers", _LAYERS, "List an image's layers, base first."),
+    "layer": Entry(f"{_COMMANDS}.layers:layer", _LAYERS, "Work on single layers."),
+}
+
+
+@click.command(
+    cls=LazyGroup,
+    table=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every command has a --help with examples.",
+)
+@click.option(
+    "--root",
+    envvar="WINLAYERS_ROOT",
+    type=click.Path(file_okay=False),
+    help="The store's folder.  [default: /var/lib/winlayers as root, else a folder of the user]",
+)
+@click.option(
+    "--storage-opt",
+    "driver_options",
+    envvar="WINLAYERS_STORAGE_OPT",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the graph driver, such as mount=extract or size=20GB.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress; listings print ids alone.")
+@click.option("--debug", is_flag=True, help="A log, and tracebacks of errors.")
+@click.version_option(__version__, prog_name="winlayers")
+@click.pass_context
+def cli(
+    context: click.Context, root: str | None, driver_options: tuple[str, ...], quiet: bool, debug: bool
+) -> None:
+    """Build, look into, repair and ship Windows container layers, on any system, without loss."""
+    context.obj = Settings(root, driver_options, quiet, debug)
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.  ``--debug`` lets errors through."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a test's stand-in may not have it
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        cli.main(given, prog_name="winlayers", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        _silence_stdout()
+        return 141
+    except WinlayersError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        name = f"{error.filename}: " if error.filename is not None else ""
+        _complain(f"{name}{error.strerror or error}")
+        return 1
+    return 0
+
+
+def _complain(message: str) -> None:
+    from winlayers.cli.output import printable
+
+    click.echo(f"winlayers: {printable(' '.join(message.split()))}", err=True)
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's last flush go nowhere: the reader has gone."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run())

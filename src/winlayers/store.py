@@ -1,0 +1,312 @@
+"""A store: images, layers and containers in one folder, with the verbs of the command line.
+
+    >>> import winlayers
+    >>> store = winlayers.open_store("/srv/windows")                              # doctest: +SKIP
+    >>> image = store.load("oci:./python-app:3.13")                               # doctest: +SKIP
+    >>> container = store.create(image.references[0])                             # doctest: +SKIP
+
+A store object may be used by several threads; several processes may use one store at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from winlayers import durable
+from winlayers.containers.record import Container
+from winlayers.errors import StoreError
+from winlayers.images.documents import Descriptor
+from winlayers.images.image import Image, LayerInfo
+from winlayers.images.progress import QUIET, Progress
+from winlayers.images.reference import Reference
+from winlayers.images.store import ImageStore, Removed
+
+if TYPE_CHECKING:
+    from winlayers.containers.store import ContainerStore
+    from winlayers.graphdriver import Change, GraphDriver
+    from winlayers.images.platforms import Platform
+    from winlayers.layers.service import TarStream
+
+VERSION = 1
+"""Of the store's format."""
+
+_SETTINGS = "winlayers.json"
+
+
+def default_root() -> str:
+    """Where the store is if nobody says: WINLAYERS_ROOT, else a system's or user's data folder."""
+    root = os.environ.get("WINLAYERS_ROOT")
+    if root:
+        return root
+    if sys.platform == "win32":
+        return os.path.join(os.environ.get("LOCALAPPDATA", os.path.expanduser("~")), "winlayers")
+    if os.geteuid() == 0:
+        return "/var/lib/winlayers"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(data, "winlayers")
+
+
+class Store:
+    """A store in a folder; made by :func:`open_store`.
+
+    Attributes:
+        root: the folder.
+        images: the image store.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], *, driver: str = "", driver_options: Sequence[str] = ()
+    ) -> None:
+        """Open the store in *root*, made if there is none.
+
+        Args:
+            driver: the graph driver; "" for the one that the store was made with, ``windowsfilter`` at first.
+            driver_options: ``key=value`` texts for the driver, such as ``mount=extract``.
+
+        Raises:
+            StoreError: there is something else in that folder, or a store of a newer version.
+        """
+        self.root = Path(os.path.abspath(os.fspath(root)))
+        self._driver_name = _prepare(self.root, driver)
+        self._driver_options = tuple(driver_options)
+        self._driver_lock = threading.Lock()
+        self._driver: GraphDriver | None = None
+        self.images = ImageStore(self.root, self._get_driver, self._layers_in_use)
+
+    def _layers_in_use(self) -> dict[str, list[str]]:
+        return self.containers.layers_in_use()
+
+    @functools.cached_property
+    def containers(self) -> ContainerStore:
+        """The containers."""
+        from winlayers.containers.store import ContainerStore
+
+        return ContainerStore(self.root, self._get_driver, self.images.lock)
+
+    @property
+    def driver(self) -> GraphDriver:
+        """The graph driver that keeps the layers."""
+        return self._get_driver()
+
+    def _get_driver(self) -> GraphDriver:
+        from winlayers.graphdriver import get_driver
+
+        with self._driver_lock:
+            if self._driver is None:
+                self._driver = get_driver(
+                    self._driver_name, os.fspath(self.root / "layers"), self._driver_options
+                )
+            return self._driver
+
+    # -- images --
+
+    def load(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        platform: Platform | None = None,
+        progress: Progress = QUIET,
+    ) -> Image:
+        """Bring an image into the store.
+
+        Args:
+            source: ``oci:FOLDER[:TAG]``, or a bare folder with an OCI image layout.
+            name: what to call it; None: what the source calls it.
+            platform: what to choose from an index.
+
+        Raises:
+            ImageError: it is not there, not an image for Windows, damaged.
+        """
+        return self.load_all(source, name=name, platform=platform, progress=progress, single=True)[0]
+
+    def load_all(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        platform: Platform | None = None,
+        progress: Progress = QUIET,
+        single: bool = False,
+    ) -> list[Image]:
+        """Like :meth:`load`, but for all images that the source holds (*single*: there must be one)."""
+        from winlayers.images.importer import import_image, pick
+        from winlayers.images.transports.names import open_source
+
+        reference = None if name is None else Reference.parse(name)
+        with open_source(source) as opened:
+            offers = opened.offers()
+            chosen = [pick(offers, opened.name)] if single or name is not None else offers
+            return [
+                import_image(
+                    self.images, opened, offer, reference=reference, platform=platform, progress=progress
+                )
+                for offer in chosen
+            ]
+
+    def save(
+        self, image: str, target: str, *, foreign: bool = False, progress: Progress = QUIET
+    ) -> Descriptor:
+        """Write an image to *target* (``oci:FOLDER:TAG``), every blob as it came; return its descriptor."""
+        from winlayers.images.exporter import save_image
+        from winlayers.images.transports.names import open_target
+
+        found = self.images.find(image)
+        with open_target(target) as opened:
+            return save_image(self.images, found, opened, foreign=foreign, progress=progress)
+
+    def image(self, name: str) -> Image:
+        """The image of that reference, id or digest."""
+        return self.images.find(name)
+
+    def layers(self, image: str) -> list[LayerInfo]:
+        """The image's layers, base first."""
+        return self.images.layers(self.images.find(image))
+
+    def export_layer(self, layer: str) -> TarStream:
+        """An image layer's or container's layer as an uncompressed tar; the caller closes it."""
+        from winlayers.errors import ContainerNotFoundError, LayerNotFoundError
+
+        try:
+            identifier = self.images.find_layer(layer)
+        except LayerNotFoundError:
+            try:
+                identifier = self.containers.find(layer).id
+            except ContainerNotFoundError:
+                identifier = ""
+            if not identifier:
+                raise
+        return self.driver.diff(identifier)
+
+    def tag(self, image: str, name: str) -> Image:
+        """Give an image another name."""
+        return self.images.tag(image, Reference.parse(name))
+
+    def remove_image(self, name: str, *, force: bool = False) -> Removed:
+        """Take a reference away, and with its last one the image; see :meth:`ImageStore.remove`."""
+        return self.images.remove(name, force=force)
+
+    # -- containers --
+
+    def create(
+        self, image: str, *, name: str | None = None, storage_opt: Mapping[str, str] | None = None
+    ) -> Container:
+        """Make a container of an image."""
+        return self.containers.create(
+            lambda: self.images.find(image), name=name, storage_opt=storage_opt, reference=image
+        )
+
+    def container(self, name: str) -> Container:
+        """The container of that name or id."""
+        return self.containers.find(name)
+
+    def mount(self, container: str, target: str | None = None) -> str:
+        """Mount a container's drive C:, writable; return its path."""
+        return self.containers.mount(container, target)
+
+    def unmount(self, container: str) -> None:
+        """Unmount a container."""
+        self.containers.unmount(container)
+
+    def changes(self, container: str) -> list[Change]:
+        """What a container changes relative to its image."""
+        return self.containers.changes(container)
+
+    def commit(
+        self,
+        container: str,
+        name: str | None = None,
+        *,
+        author: str = "",
+        message: str = "",
+        created_by: str = "",
+        change_run: Callable[[dict[str, object]], None] | None = None,
+        compression: str = "gzip",
+        level: int | None = None,
+        progress: Progress = QUIET,
+    ) -> Image:
+        """Make an image of a container; see :func:`winlayers.containers.commit.commit_container`."""
+        from winlayers.containers.commit import commit_container
+
+        return commit_container(
+            self.images,
+            self.containers.find(container),
+            None if name is None else Reference.parse(name),
+            author=author,
+            message=message,
+            created_by=created_by,
+            change_run=change_run,
+            compression=compression,
+            level=level,
+            progress=progress,
+        )
+
+    def remove_container(self, name: str, *, force: bool = False) -> Container:
+        """Remove a container with its changes."""
+        return self.containers.remove(name, force=force)
+
+
+def _prepare(root: Path, driver: str) -> str:
+    """Make or check the store's folder; return the graph driver's name."""
+    settings_path = root / _SETTINGS
+    try:
+        settings = json.loads(settings_path.read_bytes())
+    except FileNotFoundError:
+        return _make(root, driver or "windowsfilter")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the store in {root} can't be read: {error}") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("version"), int):
+        raise StoreError(f"{settings_path} is damaged")
+    if settings["version"] > VERSION:
+        raise StoreError(f"the store in {root} is of a newer version of winlayers")
+    kept = settings.get("driver")
+    name = kept if isinstance(kept, str) else "windowsfilter"
+    if driver and driver != name:
+        raise StoreError(f"the store in {root} was made with the graph driver {name}, not {driver}")
+    return name
+
+
+def _make(root: Path, driver: str) -> str:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with durable.FileLock(os.fspath(root / "lock")):
+            if not (root / _SETTINGS).exists():
+                others = [
+                    n for n in os.listdir(root) if n != "lock" and not n.startswith(durable.TEMPORARY_PREFIX)
+                ]
+                if others:
+                    (root / "lock").unlink()
+                    raise StoreError(
+                        f"{root} is neither empty nor a winlayers store", hint="choose another --root"
+                    )
+                (root / "layers").mkdir(exist_ok=True)
+                settings = {"version": VERSION, "driver": driver}
+                durable.write_json(os.fspath(root / _SETTINGS), settings)
+    except OSError as error:
+        raise StoreError(
+            f"can't make a store in {root}: {error.strerror}", hint="choose another --root"
+        ) from error
+    return driver
+
+
+def open_store(
+    root: str | os.PathLike[str] | None = None, *, driver: str = "", driver_options: Sequence[str] = ()
+) -> Store:
+    """Open a store, made if there is none.
+
+    Args:
+        root: its folder; None: :func:`default_root`.
+        driver: the graph driver of a new store.
+        driver_options: ``key=value`` texts for the driver, such as ``mount=extract``.
+
+    Raises:
+        StoreError: there is something else in that folder, or a store of a newer version.
+    """
+    return Store(default_root() if root is None else root, driver=driver, driver_options=driver_options)
