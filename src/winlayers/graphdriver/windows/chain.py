@@ -62,9 +62,14 @@ def read_chain(folder: str) -> list[str]:
         LayerCorruptError: the file is not a list of paths.
         StoreError: it can't be read.
     """
+    home = os.path.dirname(folder)
+    return [_found_in(home, path) for path in _stored_chain(folder) or ()]
+
+
+def _stored_chain(folder: str) -> list[str] | None:
     content = _read(os.path.join(folder, CHAIN_FILE), _MAX_CHAIN_BYTES)
     if content is None:
-        return []
+        return None
     try:
         chain = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -72,13 +77,12 @@ def read_chain(folder: str) -> list[str]:
             f"{CHAIN_FILE} is not JSON: {error}", layer=os.path.basename(folder)
         ) from error
     if chain is None:
-        return []
+        return None
     if not isinstance(chain, list) or not all(
         isinstance(path, str) and path and "\0" not in path for path in chain
     ):
         raise LayerCorruptError(f"{CHAIN_FILE} is not a list of paths", layer=os.path.basename(folder))
-    home = os.path.dirname(folder)
-    return [_found_in(home, path) for path in chain]
+    return chain
 
 
 def _found_in(home: str, path: str) -> str:
@@ -97,11 +101,8 @@ def write_chain(folder: str, chain: list[str]) -> None:
     Raises:
         StoreError: it can't be written.
     """
-    path = os.path.join(folder, CHAIN_FILE)
-    content = json.dumps(chain).encode("ascii")
-    if _read(path, _MAX_CHAIN_BYTES) == content:
-        return
-    _write(path, content)
+    if _stored_chain(folder) != chain:  # the layer service may have kept it already
+        _write(os.path.join(folder, CHAIN_FILE), json.dumps(chain).encode("ascii"))
 
 
 def read_alternate_id(folder: str) -> str | None:

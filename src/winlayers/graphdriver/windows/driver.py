@@ -81,7 +81,8 @@ class WindowsGraphDriver(GraphDriver):
 
         Args:
             options: ``size=SIZE`` (of a scratch layer; 127GB), ``reference_changes=true`` (``changes`` tells
-                no additions), ``service=auto|portable|hcs``; all others go to the layer service.
+                no additions), ``service=auto|portable|hcs``; all others go to the layer service (the portable
+                one knows ``mount=KIND``).
             service_factory: what makes the layer service; by default the host compute service on Windows and
                 the portable store elsewhere.
 
@@ -109,7 +110,7 @@ class WindowsGraphDriver(GraphDriver):
 
     def status(self) -> list[tuple[str, str]]:
         # The first pair is all that the reference reports.
-        return [("Windows", ""), ("Layer service", self.service.name), *self.service.status()]
+        return [("Windows", ""), *self.service.status()]
 
     def cleanup(self) -> None:
         removal.sweep_removed(self.service)
@@ -405,14 +406,22 @@ def _default_factory(choice: str) -> ServiceFactory:
 
 
 def _native_service(info: DriverInfo, options: Mapping[str, str]) -> LayerService:
-    if options:
-        raise DriverOptionError(f"unknown driver option {next(iter(options))!r}")
+    _refuse_options(options)
     module = importlib.import_module("winlayers.layers.native.service")
     service: LayerService = module.NativeLayerService(info)
     return service
 
 
 def _portable_service(info: DriverInfo, options: Mapping[str, str]) -> LayerService:
+    _refuse_options(options.keys() - {"mount"})
     module = importlib.import_module("winlayers.layers.portable.service")
-    service: LayerService = module.PortableLayerService(info, options)
+    service: LayerService = module.PortableLayerService(info, mount=options.get("mount", "auto"))
     return service
+
+
+def _refuse_options(names: Iterable[str]) -> None:
+    for name in sorted(names):
+        raise DriverOptionError(
+            f"unknown driver option {name!r}",
+            hint="there are size, reference_changes, service, and mount where the portable service is used",
+        )

@@ -65,7 +65,7 @@ class MountTable:
         If *unmount* raises, the use stays counted.
         """
         with self._entry(layer_id) as entry:
-            self._look(layer_id, entry)
+            self._look(layer_id, entry, for_path=False)
             if entry.count == 1:
                 unmount()
                 entry.clear()
@@ -110,9 +110,9 @@ class MountTable:
                 entry.prepared = True
             self._forget_foreign(entry)
 
-    def _look(self, layer_id: str, entry: _Entry) -> None:
+    def _look(self, layer_id: str, entry: _Entry, *, for_path: bool = True) -> None:
         if not entry.count and self._is_prepared(layer_id):
-            entry.path = self._mount_path(layer_id)
+            entry.path = self._mount_path(layer_id) if for_path else ""
             entry.count, entry.foreign, entry.prepared = 1, True, True
 
     @staticmethod
