@@ -97,6 +97,17 @@ def test_skipping_by_seeking_notices_a_cut() -> None:
         reader.next()
 
 
+def test_a_size_that_no_file_has_is_not_sought() -> None:
+    # found by fuzzing: seeking that far is an OverflowError, or an OSError on a file
+    file = io.BytesIO(struct.pack("<IIQI", 1, 0, 2**63 - 1, 0) + b"x" * 100)
+    reader = BackupStreamReader(file, seek=file.seek)
+    reader.next()
+    with pytest.raises(
+        BackupStreamError, match=f"a DATA stream is cut off, {2**63 - 101} bytes before its end"
+    ):
+        reader.next()
+
+
 def test_every_cut_is_noticed_but_one_between_streams() -> None:
     streams = [raw(1, b"data"), raw(4, b"more", name=b":\0s\0"), raw(9, bytes(8) + b"sparse")]
     data = b"".join(streams)

@@ -132,7 +132,7 @@ class BackupStreamReader:
     """
 
     def __init__(
-        self, source: ByteSource, *, path: str | None = None, seek: Callable[[int, int], object] | None = None
+        self, source: ByteSource, *, path: str | None = None, seek: Callable[[int, int], int] | None = None
     ) -> None:
         self._source = source
         self._path = path
@@ -186,8 +186,7 @@ class BackupStreamReader:
             return b""
         data = self._source.read(wanted)
         if not data:
-            name = stream_name(self._current.id) if self._current is not None else "?"
-            raise self.error(f"a {name} stream is cut off, {self._left} bytes before its end")
+            raise self._cut_off(self._left)
         if len(data) > wanted:
             raise self.error(f"a source gave {len(data)} bytes when asked for {wanted}")
         self._left -= len(data)
@@ -212,11 +211,20 @@ class BackupStreamReader:
 
     def _skip(self) -> None:
         if self._seek is not None and self._left > CHUNK_SIZE:
-            self._seek(self._left - 1, os.SEEK_CUR)
-            self._position += self._left - 1
-            self._left = 1  # read, since seeking beyond the end tells nothing
+            # Nothing tells of a seek beyond the end (or it fails, if far beyond), so look where the end is.
+            start = self._seek(0, os.SEEK_CUR)
+            left = self._seek(0, os.SEEK_END) - start
+            if left < self._left:
+                raise self._cut_off(self._left - left)
+            self._seek(start + self._left, os.SEEK_SET)
+            self._position += self._left
+            self._left = 0
         while self._left:
             self.read()
+
+    def _cut_off(self, missing: int) -> BackupStreamError:
+        name = stream_name(self._current.id) if self._current is not None else "?"
+        return self.error(f"a {name} stream is cut off, {missing} bytes before its end")
 
     def _exactly(self, size: int, what: str, data: bytes = b"") -> bytes:
         while len(data) < size:

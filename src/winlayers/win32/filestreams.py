@@ -138,9 +138,7 @@ def alternate_stream_name(name: str, *, path: str | None = None) -> str:
 class _Scan:
     """The first pass."""
 
-    def __init__(
-        self, source: ByteSource, path: str | None, seek: Callable[[int, int], object] | None
-    ) -> None:
+    def __init__(self, source: ByteSource, path: str | None, seek: Callable[[int, int], int] | None) -> None:
         self.reader = BackupStreamReader(source, path=path, seek=seek)
         self.path = path
         self.security: bytes | None = None
@@ -225,7 +223,7 @@ def scan_file_streams(
     *,
     file_size: int | None = None,
     path: str | None = None,
-    seek: Callable[[int, int], object] | None = None,
+    seek: Callable[[int, int], int] | None = None,
 ) -> FileStreams:
     """The first pass: go through all of *source* and tell what is in it.
 
