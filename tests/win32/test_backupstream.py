@@ -146,6 +146,20 @@ def test_a_stream_can_not_be_read_on_after_the_next_has_begun() -> None:
         next(chunks)
 
 
+@pytest.mark.parametrize("asked_for", [20, 16, 3])
+def test_a_source_that_gives_more_than_it_was_asked_for_is_refused(asked_for: int) -> None:
+    class Generous:
+        def __init__(self) -> None:
+            self.file = io.BytesIO(raw(StreamId.ALTERNATE_DATA, b"abc", name=":s:$DATA".encode("utf-16-le")))
+
+        def read(self, size: int, /) -> bytes:
+            return self.file.read(size + 1 if size == asked_for else size)
+
+    reader = BackupStreamReader(Generous())
+    with pytest.raises(BackupStreamError, match="when asked for"):
+        _ = [list(reader.chunks()) for _ in reader]
+
+
 def test_too_much_is_not_read_into_memory() -> None:
     reader = BackupStreamReader(io.BytesIO(raw(3, b"x" * 11)))
     reader.next()

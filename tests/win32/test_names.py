@@ -125,6 +125,10 @@ class TestWtf8:
         assert n.decode_utf16(n.encode_utf16(name)) == n.join_surrogates(name)
         assert n.utf16_length(name) == len(units(name))
 
+    def test_the_error_handler_is_for_decoding_alone(self) -> None:
+        with pytest.raises(UnicodeEncodeError):
+            "\ud800".encode("utf-8", "winlayers.wtf8")
+
     def test_half_a_unit_is_refused(self) -> None:
         with pytest.raises(InvalidNameError):
             n.decode_utf16(b"abc")
@@ -232,6 +236,7 @@ class TestPaths:
             ("a/b:s:$data", "a/b", "s"),
             ("a/b::$DATA", "a/b", None),
             ("b:s", "b", "s"),
+            ("a:b/c", "a:b/c", None),
         ],
     )
     def test_streams(self, path: str, file: str, stream: str | None) -> None:
