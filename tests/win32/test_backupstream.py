@@ -150,7 +150,8 @@ def test_a_stream_can_not_be_read_on_after_the_next_has_begun() -> None:
 def test_a_source_that_gives_more_than_it_was_asked_for_is_refused(asked_for: int) -> None:
     class Generous:
         def __init__(self) -> None:
-            self.file = io.BytesIO(raw(StreamId.ALTERNATE_DATA, b"abc", name=":s:$DATA".encode("utf-16-le")))
+            name = ":s:$DATA".encode("utf-16-le")
+            self.file = io.BytesIO(raw(StreamId.ALTERNATE_DATA, b"abc", name=name) + b"more")
 
         def read(self, size: int, /) -> bytes:
             return self.file.read(size + 1 if size == asked_for else size)
