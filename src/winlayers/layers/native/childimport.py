@@ -1,0 +1,164 @@
+"""A layer's tar taken in by a child process, so that what a hostile tar does to the parser stays there.
+
+The child is this module run by the same interpreter: the tar comes on its standard input, the layer's home,
+flavour, id and parents as arguments.  Standard output carries the size alone; standard error, in its last
+line, the error as ``CLASS: MESSAGE`` with the class of :mod:`winlayers.errors` to raise (source: dockerd's
+re-exec ``docker-windows-write-layer``).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import IO, BinaryIO
+
+from winlayers import errors as public_errors
+from winlayers.errors import HcsError, LayerError, WinlayersError
+from winlayers.layers.native import errors as native_errors
+from winlayers.layers.native.basewriter import BaseLayerWriter
+from winlayers.layers.native.privileges import WRITE, privileges
+from winlayers.layers.native.tarimport import write_from_tar
+from winlayers.layers.native.writer import DeltaLayerWriter
+from winlayers.layers.service import Flavour, LayerWriter, TarStream
+
+_CHUNK = 1 << 20
+_MAX_OUTPUT = 1 << 16
+_CREATE_NO_WINDOW = 0x08000000
+
+
+def can_run() -> bool:
+    """Whether there is an interpreter to run a child with (a frozen program has none)."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
+def open_layer_writer(flavour: Flavour, path: str, chain: Sequence[str]) -> LayerWriter:
+    """The writer for the layer folder *path*, which must be there: a base layer's if *chain* is empty."""
+    return DeltaLayerWriter(flavour, path, chain) if chain else BaseLayerWriter(path)
+
+
+def import_inline(flavour: Flavour, path: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
+    """Take the tar in within this process; return the number of data bytes."""
+    with privileges(*WRITE):
+        writer = open_layer_writer(flavour, path, chain)
+        try:
+            write_from_tar(source, writer)
+        except BaseException:
+            writer.abort()
+            raise
+        return writer.commit()
+
+
+def import_in_child(flavour: Flavour, path: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
+    """Take the tar in within a child process; return the number of data bytes.
+
+    Raises:
+        WinlayersError: what the child raised, as the same class.
+    """
+    command = [sys.executable, "-m", __name__, str(int(flavour)), path, *chain]
+    flags = _CREATE_NO_WINDOW if sys.platform == "win32" else 0
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        creationflags=flags,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        output, messages = _Drain(child.stdout), _Drain(child.stderr)
+        try:
+            _feed(source, child.stdin)
+        except BaseException:
+            # Its input must not look complete: the child is ended before its end comes.
+            child.kill()
+            raise
+        code = child.wait()
+        return _result(path, code, output.text(), messages.text())
+
+
+def _feed(source: BinaryIO | TarStream, sink: IO[bytes]) -> None:
+    try:
+        while data := source.read(_CHUNK):
+            _write(sink, data)
+    finally:
+        try:
+            sink.close()
+        except OSError:
+            pass  # the child has gone; its error says why
+
+
+def _write(sink: IO[bytes], data: bytes) -> None:
+    try:
+        sink.write(data)
+    except OSError:
+        pass  # the child has gone; the source is read on, since it may be hashed on the way
+
+
+class _Drain:
+    """Reads a pipe in a thread, so that neither side waits for the other; keeps the end of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._data = b""
+        self._thread = threading.Thread(target=self._run, name="winlayers-child", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while data := self._stream.read1(_MAX_OUTPUT):  # type: ignore[attr-defined]  # pipes are buffered
+            self._data = (self._data + data)[-_MAX_OUTPUT:]
+
+    def text(self) -> str:
+        self._thread.join()
+        return self._data.decode("utf-8", "replace")
+
+
+def _result(path: str, code: int, output: str, messages: str) -> int:
+    if code == 0 and output.isdecimal():
+        return int(output)
+    lines = messages.strip().splitlines() or [f"no message, exit code {code}"]
+    name, _, message = lines[-1].partition(": ")
+    cls = getattr(public_errors, name, None) or getattr(native_errors, name, None)
+    if isinstance(cls, type) and issubclass(cls, WinlayersError):
+        error: WinlayersError = cls(message)
+        if isinstance(error, HcsError):
+            error.code = _code_in(message)
+        raise error
+    raise LayerError(f"the importing process failed: {lines[-1]}", layer=path)
+
+
+def _code_in(message: str) -> int:
+    """The number in ``... (error N)``, which HcsErrors end their text with; 0: there is none."""
+    _, _, rest = message.rpartition("error ")
+    digits = rest.partition(")")[0].partition(" ")[0].rstrip(":,")
+    try:
+        return int(digits, 0)
+    except ValueError:
+        return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The child: *arguments* are the flavour, the layer's folder and its parents' folders."""
+    flavour, path, *chain = arguments
+    try:
+        size = import_inline(Flavour(int(flavour)), path, chain, sys.stdin.buffer)
+    except WinlayersError as error:
+        _report(f"{type(error).__name__}: {error}")
+        return 1
+    except OSError as error:
+        _report(f"LayerError: {error}")
+        return 1
+    sys.stdout.write(str(size))
+    sys.stdout.flush()
+    return 0
+
+
+def _report(text: str) -> None:
+    sys.stderr.buffer.write(" ".join(text.splitlines()).encode("utf-8", "backslashreplace") + b"\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
