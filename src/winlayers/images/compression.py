@@ -91,7 +91,7 @@ def decompress(source: Reader) -> Iterator[bytes]:
     elif kind == "zstd":
         yield from _unzstd(whole)
     else:
-        while chunk := whole.read(BUFFER):
+        while chunk := read_some(whole, BUFFER):
             yield chunk
 
 
