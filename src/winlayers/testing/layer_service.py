@@ -195,7 +195,8 @@ class LayerServiceSuite(LayerViewSuite):
         found = content(service, "base", [])
         assert set(found) == {
             "Files", "Files/Windows", "Files/Windows/win.ini", "Files/dir", "Files/dir/a.txt",
-            "Files/dir/b.txt", "Files/gone.txt", "Files/keep.txt", "Files/opaque", "Files/opaque/old.txt", "Hives",
+            "Files/dir/b.txt", "Files/gone.txt", "Files/keep.txt", "Files/opaque", "Files/opaque/old.txt",
+            "Hives",
         }  # fmt: skip
         kind, metadata, _, streams = found["Files/Windows/win.ini"]
         assert kind is EntryKind.FILE

@@ -28,9 +28,11 @@ def parse_shared_images(text: str) -> list[CustomImageInfo]:
         LayerError: it is not that.
     """
     try:
-        images = _fields(json.loads(text)).get("images") or []
+        images = _fields(json.loads(text)).get("images")
     except (ValueError, RecursionError) as error:
         raise LayerError(f"the list of shared base images is not JSON: {error}") from error
+    if images is None:
+        return []
     if not isinstance(images, list):
         raise LayerError("the list of shared base images is malformed: Images is not a list")
     return [_image(_fields(image)) for image in images]
