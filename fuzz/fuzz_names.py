@@ -25,6 +25,11 @@ from common import fuzz
 def name(text: str) -> None:
     """A name."""
     assert decode_wtf8(encode_wtf8(text)) == text
+    literal = host_original(text)
+    if literal is not None and text not in (".", ".."):
+        assert literal not in (".", "..")
+        assert "/" in text or "/" not in literal
+        assert "\0" in text or "\0" not in literal
     assert fold_key(upcase(text)) == fold_key(text)
     path = normalize_layer_path(text)
     assert normalize_layer_path(path or ".") == path

@@ -245,6 +245,7 @@ _NEEDS_ESCAPE = re.compile("%\\{|[\\x00/\ud800-\udfff]")
 _ESCAPED = re.compile(r"%\{([0-9A-F]{2,4})\}")
 _HASH_MARK = "%{#"
 _HASH_DIGITS = 32
+_CUT = re.compile(rf"%\{{#[0-9a-f]{{{_HASH_DIGITS}}}\}}\Z")
 MAX_HOST_BYTES = 255
 """``NAME_MAX`` of Linux and macOS file systems."""
 
@@ -252,10 +253,11 @@ MAX_HOST_BYTES = 255
 def host_safe(name: str) -> str:
     """*name* as one that a POSIX file system holds: UTF-8 of at most 255 bytes, no ``/`` and no NUL.
 
-    Nearly every name stays as it is.  Lone surrogates, ``/``, NUL, ``.`` and ``..`` as a whole name, and the
-    introducer itself are escaped as ``%{D800}``, which `host_original` undoes.  What is then still longer
-    than 255 bytes is cut and ends in ``%{#``, 32 hexadecimal digits of its SHA-256 and ``}``: that can't be
-    undone, but is the same each time and different for different names.
+    Nearly every name stays as it is.  Lone surrogates and the introducer itself are escaped as ``%{D800}``,
+    which `host_original` undoes.  What is then still longer than 255 bytes is cut and ends in ``%{#``, 32
+    hexadecimal digits of its SHA-256 and ``}``: that can't be undone, but is the same each time and different
+    for different names.  What is no name at all (``..``, a ``/`` or a NUL in it) is made harmless in the same
+    way, but not undone.
 
     Raises:
         InvalidNameError: *name* is empty.
@@ -288,9 +290,17 @@ def _escape_match(match: re.Match[str]) -> str:
 
 
 def host_original(name: str) -> str | None:
-    """The name that `host_safe` made *name* of, or None where it had to be cut."""
+    """The name that `host_safe` made *name* of, or None where it had to be cut.
+
+    A name that `host_safe` has not made (someone wrote ``%{41}`` or ``%{`` into a mount) is itself, and so is
+    one that would become what no directory can hold: the result is never ``.`` or ``..`` and has no ``/`` or
+    NUL in it, if *name* is not and has none.
+    """
     if _ESCAPE not in name:
         return name
-    if _HASH_MARK in name:
+    if _CUT.search(name) is not None and len(name.encode("utf-8", "replace")) >= MAX_HOST_BYTES - 3:
         return None
-    return _ESCAPED.sub(lambda match: chr(int(match.group(1), 16)), name)
+    original = _ESCAPED.sub(lambda match: chr(int(match.group(1), 16)), name)
+    if original in (".", "..") or "/" in original or "\0" in original or host_safe(original) != name:
+        return name
+    return original
