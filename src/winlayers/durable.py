@@ -128,10 +128,7 @@ def sweep(folder: str) -> list[str]:
     """Remove from *folder* the hidden leftovers of processes that are gone; return their names."""
     swept = []
     for name in os.listdir(folder):
-        if not name.startswith(TEMPORARY_PREFIX):
-            continue
-        owner = name[len(TEMPORARY_PREFIX) :].split("-", 1)[0]
-        if owner.isdigit() and is_alive(int(owner)):
+        if not is_leftover(name):
             continue
         path = os.path.join(folder, name)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -141,6 +138,14 @@ def sweep(folder: str) -> list[str]:
                 os.unlink(path)
         swept.append(name)
     return swept
+
+
+def is_leftover(name: str) -> bool:
+    """Whether *name* is one that :func:`temporary_name` gave to a process that is gone."""
+    if not name.startswith(TEMPORARY_PREFIX):
+        return False
+    owner = name[len(TEMPORARY_PREFIX) :].split("-", 1)[0]
+    return not (owner.isdigit() and is_alive(int(owner)))
 
 
 def is_alive(pid: int) -> bool:

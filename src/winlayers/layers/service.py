@@ -28,7 +28,22 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 from winlayers.errors import LayerContentError
+from winlayers.tar.backuptar import EntryKind
 from winlayers.win32.metadata import DataStream, FileMetadata
+
+
+__all__ = [
+    "ChangeKind",
+    "DriverInfo",
+    "EntryKind",
+    "Flavour",
+    "LayerChange",
+    "LayerEntry",
+    "LayerReader",
+    "LayerService",
+    "LayerWriter",
+    "TarStream",
+]
 
 
 class Flavour(enum.IntEnum):
@@ -49,19 +64,6 @@ class DriverInfo:
 
     home: str
     flavour: Flavour = Flavour.FILTER
-
-
-class EntryKind(enum.Enum):
-    """What one entry of a layer is."""
-
-    FILE = "file"
-    DIRECTORY = "directory"
-    LINK = "link"
-    """A hard link to another entry of this layer or of a parent."""
-    WHITEOUT = "whiteout"
-    """The path is deleted: it hides what the parents have there."""
-    OPAQUE = "opaque"
-    """The directory at this path hides all that the parents have in it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

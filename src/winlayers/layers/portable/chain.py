@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -15,7 +16,6 @@ from winlayers.layers.portable.store import LayerStore
 from winlayers.layers.portable.view import View
 from winlayers.win32.names import upcase
 
-_VIEW_LOCK = ".view.lock"
 _UTILITY_VM = "UTILITYVM/"
 
 
@@ -48,12 +48,20 @@ class ChainViews:
         if view is not None:
             return view
         self._store.record(layer_id)
-        with durable.FileLock(os.path.join(self._store.folder(layer_id), _VIEW_LOCK)):
+        with durable.FileLock(os.path.join(self._store.folder(layer_id), folders.VIEW_LOCK)):
             view = self._usable(ids)
             if view is None:
                 self._build(ids)
                 view = View(self._path(layer_id), self._store.home)
         return view
+
+    def forget(self, layer_id: str) -> None:
+        """Remove what was made of the layer's chain; it is made again when needed."""
+        folder = self._store.folder(layer_id)
+        for name in (folders.VIEW, folders.IMAGE):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+        durable.remove_tree(os.path.join(folder, folders.EXTRACT))
 
     def _path(self, layer_id: str) -> str:
         return os.path.join(self._store.folder(layer_id), folders.VIEW)

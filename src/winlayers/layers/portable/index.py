@@ -301,6 +301,11 @@ class Index:
     ) -> None:
         self.close()
 
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the file; None: nothing."""
+        (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        return None if result == "ok" else str(result)
+
     def entries(self) -> Iterator[EntryRow]:
         """All entries in the tar's order."""
         return self._select("ORDER BY seq")

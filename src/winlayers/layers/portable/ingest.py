@@ -18,10 +18,12 @@ from winlayers.errors import FormatError, LayerContentError, LayerCorruptError, 
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.index import EntryCode, IndexSummary, IndexWriter
 from winlayers.layers.portable.store import BLOCK, LayerRecord
-from winlayers.layers.portable.view import Source
+from winlayers.layers.portable.view import Source as Where
 from winlayers.layers.service import TarStream
-from winlayers.tar import TarHeader, TarReader
-from winlayers.tar.backuptar import MemberKind, layer_member
+from winlayers.tar.backuptar import EntryKind
+from winlayers.tar.layertar import LayerTarEntry, TarDataStream, entries_from_tar
+from winlayers.tar.reader import Source, TarReader
+from winlayers.win32.names import normalize_layer_path
 
 _CHUNK = 1 << 20
 _QUEUED = 8
@@ -106,7 +108,7 @@ def rebuild_index(folder: str, layer: str, tar_size: int) -> LayerRecord:
 
 def open_extent(folder: str, source: int, offset: int, size: int) -> BinaryIO:
     """A run of bytes of a layer's files as a file of its own."""
-    name = folders.SIDE if source == Source.SIDE else folders.TAR
+    name = folders.SIDE if source == Where.SIDE else folders.TAR
     return io.BufferedReader(_Part(os.path.join(folder, name), offset, size if source else 0))
 
 
@@ -217,50 +219,60 @@ class _Indexer:
         self._side_path = os.path.join(folder, folders.SIDE)
         self._side: BinaryIO | None = None
         self.side_size = 0
-        self._file_path: str | None = None  # the file that streams may follow
 
-    def run(self, source: object) -> None:
-        reader = TarReader(source, buffer_size=_CHUNK)  # type: ignore[arg-type]  # both sources have read()
-        for header in reader:
+    def run(self, source: Source) -> None:
+        reader = TarReader(source, buffer_size=_CHUNK)
+        entries = entries_from_tar(reader)
+        while True:
             try:
-                self._add(reader, header)
+                entry = next(entries, None)
+                if entry is None:
+                    return
+                self._add(reader, entry)
             except WinlayersError as error:
                 if error.layer is None:
                     error.layer = self._layer
                 raise
 
-    def _add(self, reader: TarReader, header: TarHeader) -> None:
-        member = layer_member(header)
-        if member is None or member.path.upper() == _TOMBSTONES:
+    def _add(self, reader: TarReader, entry: LayerTarEntry) -> None:
+        path = normalize_layer_path(entry.path)
+        if ":" in path:
+            raise LayerContentError("a stream that does not follow its file, or a colon in a name", path=path)
+        code = _CODES[entry.kind]
+        if path.upper() == _TOMBSTONES or (not path and code != EntryCode.DIRECTORY):
             return
-        if member.stream is not None:
-            if member.path != self._file_path:
-                raise LayerContentError(
-                    "a stream that does not follow its file", path=f"{member.path}:{member.stream}"
-                )
-            source, offset = self._place(reader, header)
-            self._index.add_stream(member.stream, source=source, offset=offset, size=header.size)
+        if code >= EntryCode.WHITEOUT:
+            self._index.add(path, code, header=entry.header.header_offset)
             return
-        self._file_path = member.path
-        code = _CODES[member.kind]
-        source, offset = self._place(reader, header) if member.has_data else (Source.NONE, 0)
+        streams = iter(entry.streams)
+        place: tuple[int, int, int] = (Where.NONE, 0, 0)
+        first = next(streams, None)
+        if first is not None and not first.name:
+            place = self._place(reader, first)
+            first = next(streams, None)
+        link = None if entry.link_target is None else normalize_layer_path(entry.link_target)
         self._index.add(
-            member.path,
+            path,
             code,
-            header=header.header_offset,
-            metadata=member.metadata,
-            source=source,
-            offset=offset,
-            size=header.size if member.has_data else 0,
-            link=member.link_target,
+            header=entry.header.header_offset,
+            metadata=entry.metadata if code != EntryCode.LINK else None,
+            source=place[0],
+            offset=place[1],
+            size=place[2],
+            link=link,
         )
+        while first is not None:
+            source, offset, size = self._place(reader, first)
+            self._index.add_stream(first.name, source=source, offset=offset, size=size)
+            first = next(streams, None)
 
-    def _place(self, reader: TarReader, header: TarHeader) -> tuple[Source, int]:
-        """Where the member's data can be pointed to."""
+    def _place(self, reader: TarReader, stream: TarDataStream) -> tuple[int, int, int]:
+        """Where the stream's data can be pointed to: source, offset, size."""
+        header = stream.header
         if header.size == 0:
-            return Source.NONE, 0
+            return Where.NONE, 0, 0
         if header.sparse is None:
-            return Source.TAR, header.data_offset
+            return Where.TAR, header.data_offset, header.size
         if self._side is None:
             self._side = open(self._side_path, "xb")  # noqa: SIM115 - closed by finish or close
         offset = -(-self.side_size // _SIDE_ALIGNMENT) * _SIDE_ALIGNMENT
@@ -275,7 +287,7 @@ class _Indexer:
                 f"a sparse file of {header.size} bytes is larger than the store's file system holds",
                 path=header.name,
             ) from error
-        return Source.SIDE, offset
+        return Where.SIDE, offset, header.size
 
     def finish(self, digest: str, size: int) -> IndexSummary:
         if self._side is not None:
@@ -288,12 +300,12 @@ class _Indexer:
         self._index.close()
 
 
-_CODES: dict[MemberKind, EntryCode] = {
-    MemberKind.FILE: EntryCode.FILE,
-    MemberKind.DIRECTORY: EntryCode.DIRECTORY,
-    MemberKind.LINK: EntryCode.LINK,
-    MemberKind.WHITEOUT: EntryCode.WHITEOUT,
-    MemberKind.OPAQUE: EntryCode.OPAQUE,
+_CODES: dict[EntryKind, EntryCode] = {
+    EntryKind.FILE: EntryCode.FILE,
+    EntryKind.DIRECTORY: EntryCode.DIRECTORY,
+    EntryKind.LINK: EntryCode.LINK,
+    EntryKind.WHITEOUT: EntryCode.WHITEOUT,
+    EntryKind.OPAQUE: EntryCode.OPAQUE,
 }
 
 

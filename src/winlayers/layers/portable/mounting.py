@@ -23,8 +23,6 @@ from winlayers.layers.portable.mounts.contract import Mounter, MountRecord, Moun
 from winlayers.layers.portable.store import LayerStore
 from winlayers.layers.portable.view import View
 
-_LOCK = ".mount.lock"
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Use:
@@ -186,7 +184,7 @@ class Mounts:
         return select.pick(self._kind, need_size=record.size is not None)
 
     def _lock(self, layer_id: str) -> durable.FileLock:
-        return durable.FileLock(os.path.join(self._store.folder(layer_id), _LOCK))
+        return durable.FileLock(os.path.join(self._store.folder(layer_id), folders.MOUNT_LOCK))
 
     def _path(self, layer_id: str) -> str:
         return os.path.join(self._store.folder(layer_id), folders.MOUNT_RECORD)

@@ -44,9 +44,20 @@ SCRATCH = "scratch"
 MOUNT_DIR = "mount"
 MOUNT_RECORD = "mount.json"
 
+IMAGE = "view.erofs"
+EXTRACT = "extract"
 FORMAT = 1
 _REMOVING = "removing"
 BLOCK = 512
+
+VIEW_LOCK = ".view.lock"
+MOUNT_LOCK = ".mount.lock"
+
+KNOWN_FILES = frozenset(
+    {RECORD, TAR, INDEX, SIDE, CHAIN, VIEW, IMAGE, EXTRACT, SCRATCH, MOUNT_DIR, MOUNT_RECORD}
+    | {VIEW_LOCK, MOUNT_LOCK, _REMOVING}
+)
+"""All that may lie in a layer's folder, beside the alternate id."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

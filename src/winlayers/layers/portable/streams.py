@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.service import LayerReader
-from winlayers.tar import TarWriter
 from winlayers.tar.backuptar import write_layer_entry
+from winlayers.tar.writer import TarWriter
 
 _CHUNK = 1 << 20
 

@@ -11,8 +11,8 @@ from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRo
 from winlayers.layers.portable.ingest import index_tar, open_extent
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.service import EntryKind, LayerEntry, LayerReader, LayerWriter
-from winlayers.tar import TarWriter
 from winlayers.tar.backuptar import write_layer_entry
+from winlayers.tar.writer import TarWriter
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import DataStream, FileMetadata
 from winlayers.win32.names import validate_path
@@ -118,7 +118,8 @@ class TarLayerWriter(LayerWriter):
 
     def _write(self, entry: LayerEntry, streams: Iterable[DataStream] = ()) -> None:
         validate_path(entry.path)
-        write_layer_entry(self._writer, entry, streams)
+        for _ in write_layer_entry(self._writer, entry, streams):
+            pass
 
     def commit(self) -> int:
         if not self._open:

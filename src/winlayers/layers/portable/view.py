@@ -177,6 +177,11 @@ class View:
     ) -> None:
         self.close()
 
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the file; None: nothing."""
+        (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        return None if result == "ok" else str(result)
+
     # -- the tree --
 
     def lookup(self, parent: int, name: str) -> ViewNode | None:

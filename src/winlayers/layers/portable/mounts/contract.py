@@ -71,13 +71,16 @@ class UpperEntry:
     """One path that a scratch layer changes, as a mount kind finds it.
 
     Parents come before children.  A directory whose content alone changed is reported too (its own
-    ``metadata_changed`` is then False), so that children always have their parent before them.
+    ``metadata_changed`` is then False), so that children always have their parent before them.  The drive's
+    root itself is not reported.  A directory that was moved is reported with all below it, each path with its
+    origin, so that nothing need be looked for anywhere else.
 
     Attributes:
         path: relative to the drive, ``/``-separated, as it was written (lone surrogates allowed).
         kind: what is there now.
         opaque: a directory that hides all that lies below in it.
-        data_changed: the unnamed stream is new or changed (False: it is still the view's).
+        data_changed: the unnamed stream is new or changed (False: it is still the view's, at *origin* if that
+            is set, else at *path*).
         metadata_changed: attributes, times, descriptor, EAs, reparse data or streams are new or changed.
         size: bytes of the unnamed stream.
         write_time, access_time, creation_time, change_time: FILETIMEs; 0 where the mount kind can't know.
@@ -88,6 +91,8 @@ class UpperEntry:
         streams: alternate streams, complete, if they were changed; None: as in the view.
         origin: for a path that was moved (renamed) or is a hard link of one of the view's files: the path,
             relative to the drive, that it had in the view.  Metadata not overridden is that file's.
+        replaced: the view has something at *path*, and none of it lives on: it was deleted and another file
+            made in its place, or moved there.  Without an origin that is a new file.
         identity: equal for entries that are hard links of one file; None: not linked.
         open: opens the unnamed stream; None where there is none or data_changed is False.
     """
@@ -107,6 +112,7 @@ class UpperEntry:
     overridden: frozenset[str] = frozenset()
     streams: tuple[tuple[str, bytes], ...] | None = None
     origin: str | None = None
+    replaced: bool = False
     identity: object | None = None
     open: Callable[[], BinaryIO] | None = None
 
