@@ -1,0 +1,61 @@
+"""The kinds of mounts that there are, and which one fits this host."""
+
+from __future__ import annotations
+
+from winlayers.errors import MountError
+from winlayers.layers.portable.mounts.contract import Mounter
+from winlayers.layers.portable.mounts.erofs import ErofsMounter
+
+AUTO = "auto"
+
+
+def mounters() -> list[Mounter]:
+    """All kinds, the best first."""
+    return [ErofsMounter()]
+
+
+def by_kind(kind: str) -> Mounter:
+    """The mounter of that kind, whether or not it can be used here.
+
+    Raises:
+        MountError: there is no such kind.
+    """
+    for mounter in mounters():
+        if mounter.kind == kind:
+            return mounter
+    known = ", ".join(mounter.kind for mounter in mounters())
+    raise MountError(f"there is no kind of mount {kind!r}", hint=f"known are {AUTO}, {known}")
+
+
+def pick(kind: str = AUTO, *, need_size: bool = False) -> tuple[Mounter, str]:
+    """The mounter to use, and why.
+
+    Args:
+        kind: a kind's name, or ``auto``: the best that can be used here.
+        need_size: prefer kinds that enforce a scratch layer's size.  Where none can, the best other one is
+            taken: the size may be no bound at all (see :mod:`~winlayers.layers.portable.mounts.scratch`),
+            and a mounter refuses one that it can't enforce.
+
+    Raises:
+        MountError: there is no such kind, or it can't be used here.
+    """
+    if kind != AUTO:
+        mounter = by_kind(kind)
+        why = mounter.unavailable()
+        if why is not None:
+            raise MountError(f"the kind of mount {kind!r} can't be used here: {why}")
+        return mounter, "asked for"
+    reasons: list[str] = []
+    usable: list[tuple[Mounter, str]] = []
+    for mounter in mounters():
+        why = mounter.unavailable()
+        if why is None:
+            usable.append((mounter, "; ".join(reasons) or "the best there is"))
+            if mounter.enforces_size or not need_size:
+                return usable[-1]
+            reasons.append(f"{mounter.kind} can't enforce a size here")
+        else:
+            reasons.append(f"no {mounter.kind}: {why}")
+    if usable:
+        return usable[0]
+    raise MountError(f"no kind of mount can be used here: {'; '.join(reasons)}")
