@@ -17,6 +17,7 @@ from typing import IO, BinaryIO
 from winlayers import errors as public_errors
 from winlayers.errors import HcsError, LayerError, WinlayersError
 from winlayers.layers.native import errors as native_errors
+from winlayers.layers.native import ffi
 from winlayers.layers.native.basewriter import BaseLayerWriter
 from winlayers.layers.native.privileges import WRITE, privileges
 from winlayers.layers.native.tarimport import write_from_tar
@@ -40,6 +41,7 @@ def open_layer_writer(flavour: Flavour, path: str, chain: Sequence[str]) -> Laye
 
 def import_inline(flavour: Flavour, path: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
     """Take the tar in within this process; return the number of data bytes."""
+    ffi.vmcompute()  # a host without it shouldn't find out only once all is written
     with privileges(*WRITE):
         writer = open_layer_writer(flavour, path, chain)
         try:
