@@ -4,12 +4,15 @@ Rules: [MS-DTYP] 2.5.3.4 and "ACE inheritance rules" of the Windows documentatio
 open were taken from tests that their authors ran against Windows: on NTFS a child is marked as inherited
 (INHERITED on its ACEs, AUTO_INHERITED in its control) only if the parent's control says AUTO_INHERITED
 (Samba, smbtorture's smb2.acls.INHERITFLAGS); and an explicit ACL where nothing is auto-inherited has its
-generic rights mapped, but is not split (ReactOS, the kernel-mode test SeInheritance).
+generic rights mapped, but is not split (ReactOS, the kernel-mode test SeInheritance).  One was seen in what
+icacls lists on real systems: where CREATOR OWNER becomes an owner who has those rights by an earlier ACE,
+there is no second one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Final
 
@@ -27,11 +30,12 @@ from winlayers.win32.security.sid import WELL_KNOWN_SIDS, Sid
 
 __all__ = ["inherit"]
 
-_OI: Final = AceFlags.OBJECT_INHERIT
-_CI: Final = AceFlags.CONTAINER_INHERIT
-_NP: Final = AceFlags.NO_PROPAGATE_INHERIT
-_IO: Final = AceFlags.INHERIT_ONLY
-_ID: Final = AceFlags.INHERITED
+# Plain numbers: arithmetic on enum flags is several times slower.
+_OI: Final = int(AceFlags.OBJECT_INHERIT)
+_CI: Final = int(AceFlags.CONTAINER_INHERIT)
+_NP: Final = int(AceFlags.NO_PROPAGATE_INHERIT)
+_IO: Final = int(AceFlags.INHERIT_ONLY)
+_ID: Final = int(AceFlags.INHERITED)
 _INHERITANCE: Final = _OI | _CI | _NP | _IO | _ID
 _CREATOR_OWNER: Final = WELL_KNOWN_SIDS["CO"]
 _CREATOR_GROUP: Final = WELL_KNOWN_SIDS["CG"]
@@ -92,32 +96,61 @@ def inherit(
     Raises:
         SecurityDescriptorError: an argument is malformed, or an ACL grows beyond what an ACL can hold.
     """
+    optional = [
+        None if data is None else bytes(data) for data in (parent, owner, group, creator, default_dacl)
+    ]
+    return _inherit(*optional, is_directory=is_directory, auto_inherit=auto_inherit, layout=layout)
+
+
+@functools.lru_cache(maxsize=256)  # trees have many files, but few different parents
+def _inherit(
+    parent: bytes | None,
+    owner: bytes | None,
+    group: bytes | None,
+    creator: bytes | None,
+    default_dacl: bytes | None,
+    *,
+    is_directory: bool,
+    auto_inherit: bool | None,
+    layout: Layout,
+) -> bytes:
     above = SecurityDescriptor() if parent is None else SecurityDescriptor.from_bytes(parent)
     asked = SecurityDescriptor() if creator is None else SecurityDescriptor.from_bytes(creator)
     new_owner = asked.owner or _sid(owner, "owner") or _ADMINISTRATORS
     new_group = asked.group or _sid(group, "group") or _SYSTEM
     rules = _Rules(is_directory, new_owner, new_group)
-
-    auto_dacl = auto_inherit
-    auto_sacl = auto_inherit
-    if auto_inherit is None:
-        auto_dacl = bool(above.control & Control.DACL_AUTO_INHERITED)
-        auto_sacl = bool(above.control & Control.SACL_AUTO_INHERITED)
     fallback = _default_dacl(new_owner) if default_dacl is None else Acl.from_bytes(default_dacl)
 
-    dacl, dacl_bits = rules.compute(
-        above.dacl, asked.dacl, asked.full_control, fallback, auto=bool(auto_dacl)
-    )
-    sacl, sacl_bits = rules.compute(
-        above.sacl, asked.sacl, Control(asked.full_control >> 1), None, auto=bool(auto_sacl), system=True
-    )
-    # A SACL's control bits are a DACL's shifted by one, but for PRESENT and DEFAULTED.
-    if sacl_bits & Control.DACL_PRESENT:
-        sacl_bits ^= Control.DACL_PRESENT
-        control = Control(sacl_bits << 1) | Control.SACL_PRESENT
-    else:
-        control = Control(0)
-    return SecurityDescriptor(new_owner, new_group, sacl, dacl, control | dacl_bits).to_bytes(layout)
+    acls = []
+    control = Control.SELF_RELATIVE
+    for bits, parent_acl, asked_acl, default in (
+        (_DACL, above.dacl, asked.dacl, fallback),
+        (_SACL, above.sacl, asked.sacl, None),
+    ):
+        auto = bool(above.control & bits.auto_inherited) if auto_inherit is None else auto_inherit
+        acl, set_bits = rules.compute(bits, parent_acl, asked_acl, asked.full_control, default, auto=auto)
+        acls.append(acl)
+        control |= set_bits
+    dacl, sacl = acls
+    return SecurityDescriptor(new_owner, new_group, sacl, dacl, control).to_bytes(layout)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _AclBits:
+    """The control bits of one of the two ACLs."""
+
+    present: Control
+    defaulted: Control
+    protected: Control
+    auto_inherited: Control
+
+
+_DACL: Final = _AclBits(
+    Control.DACL_PRESENT, Control.DACL_DEFAULTED, Control.DACL_PROTECTED, Control.DACL_AUTO_INHERITED
+)
+_SACL: Final = _AclBits(
+    Control.SACL_PRESENT, Control.SACL_DEFAULTED, Control.SACL_PROTECTED, Control.SACL_AUTO_INHERITED
+)
 
 
 def _sid(data: bytes | None, name: str) -> Sid | None:
@@ -155,65 +188,62 @@ class _Rules:
 
     def compute(
         self,
+        bits: _AclBits,
         parent: Acl | None,
         creator: Acl | None,
         creator_control: Control,
         default: Acl | None,
         *,
         auto: bool,
-        system: bool = False,
     ) -> tuple[Acl | None, Control]:
-        """The new ACL and its control bits, those of a SACL given as those of a DACL.
+        """The new ACL and its control bits.
 
         Args:
+            bits: the control bits of this kind of ACL.
             parent: the parent's ACL.
             creator, creator_control: the ACL asked for; whether there is one, and how it is marked.
             default: what there is when nothing else gives an ACL.
             auto: whether inheritance is automatic.
-            system: whether it is a SACL.
         """
-        marks = Control.DACL_AUTO_INHERITED if auto else Control(0)
-        inherited = list(self._inherited(parent, _ID if auto else AceFlags(0)))
-        is_asked = _present(creator_control, system=system)
-        if is_asked and creator_control & Control.DACL_DEFAULTED and inherited:
+        marks = bits.present | (bits.auto_inherited if auto else Control(0))
+        inherited = list(self._inherited(parent, _ID if auto else 0))
+        is_asked = bool(creator_control & bits.present)
+        if is_asked and creator_control & bits.defaulted and inherited:
             is_asked = False  # only a default: what is inherited goes before it
         if is_asked:
-            protected = bool(creator_control & Control.DACL_PROTECTED)
+            protected = bool(creator_control & bits.protected)
             if protected:
-                marks = Control.DACL_PROTECTED
-                inherited = [ace for ace in inherited if system and ace.type in _THROUGH_PROTECTION]
-            if creator is None and not (system and inherited):
-                return None, marks | Control.DACL_PRESENT
-            explicit = (
-                [] if creator is None else list(self._explicit(creator, auto=auto, protected=protected))
-            )
-            joined = [*explicit, *inherited] if auto or protected else explicit
-            return Acl.of(joined), marks | Control.DACL_PRESENT
+                marks = bits.present | bits.protected
+                inherited = [ace for ace in inherited if ace.type in _THROUGH_PROTECTION]
+            if creator is None:
+                return None, marks
+            explicit = list(self._explicit(creator, auto=auto, protected=protected))
+            return Acl.of([*explicit, *inherited] if auto or protected else explicit), marks
         if inherited:
-            return Acl.of(inherited), marks | Control.DACL_PRESENT
+            return Acl.of(inherited), marks
         if default is None:
             return None, Control(0)
-        return Acl.of(
-            [self._effective(ace, AceFlags(0)) for ace in default.aces]
-        ), marks | Control.DACL_PRESENT
+        return Acl.of([self._effective(ace, 0) for ace in default.aces]), marks
 
-    def _inherited(self, parent: Acl | None, mark: AceFlags) -> Iterator[AnyAce]:
+    def _inherited(self, parent: Acl | None, mark: int) -> Iterator[AnyAce]:
+        granted: dict[object, int] = {}  # what earlier ACEs, marked as inherited, have in effect already
         for ace in () if parent is None else parent.aces:
             applies = bool(ace.flags & (_CI if self.is_directory else _OI))
             passes_on = self.is_directory and not ace.flags & _NP and bool(ace.flags & (_CI | _OI))
-            inheritable = AceFlags(ace.flags) & (_CI | _OI)
+            inheritable = ace.flags & (_CI | _OI)
             if not applies:
                 if passes_on:  # of no effect here, but on files below
                     yield _with_flags(ace, inheritable | _IO | mark)
                 continue
             effective = self._effective(ace, mark)
-            if not passes_on:
-                yield effective
-            elif _with_flags(effective, AceFlags(0)) == _with_flags(ace, AceFlags(0)):
+            is_changed = _with_flags(effective, 0) != _with_flags(ace, 0)
+            is_known = bool(mark) and _is_granted(effective, granted)
+            if passes_on and not is_changed:
                 yield _with_flags(ace, inheritable | mark)
-            else:
-                # What is effective here differs from what is passed on, so there are two.
+                continue
+            if not (is_changed and is_known):
                 yield effective
+            if passes_on:  # what is effective here differs from what is passed on, so there are two
                 yield _with_flags(ace, inheritable | _IO | mark)
 
     def _explicit(self, creator: Acl, *, auto: bool, protected: bool) -> Iterator[AnyAce]:
@@ -222,23 +252,23 @@ class _Rules:
                 # Not explicit at all: it came from some parent; what this one passes on is added anyway.
                 if not protected:
                     continue
-                ace = _with_flags(ace, AceFlags(ace.flags & _INHERITANCE & ~_ID))
-            flags = AceFlags(ace.flags & _INHERITANCE)
+                ace = _with_flags(ace, ace.flags & _INHERITANCE & ~_ID)
+            flags = ace.flags & _INHERITANCE
             if flags & _IO:
                 yield ace
             elif not auto and not protected:
                 yield dataclasses.replace(ace, mask=_mapped(ace)) if isinstance(ace, Ace) else ace
             elif not flags & (_CI | _OI):
-                yield self._effective(ace, AceFlags(0))
+                yield self._effective(ace, 0)
             else:
-                effective = self._effective(ace, AceFlags(0))
+                effective = self._effective(ace, 0)
                 if _with_flags(effective, flags) == ace:
                     yield ace
                 else:
                     yield effective
                     yield _with_flags(ace, flags | _IO)
 
-    def _effective(self, ace: AnyAce, mark: AceFlags) -> AnyAce:
+    def _effective(self, ace: AnyAce, mark: int) -> AnyAce:
         """*ace* as it takes effect on the new object, and on nothing below."""
         if not isinstance(ace, Ace):
             return _with_flags(ace, mark)
@@ -249,22 +279,27 @@ class _Rules:
         return dataclasses.replace(
             ace,
             type=kind,
-            flags=int((ace.flags & ~_INHERITANCE) | mark),
+            flags=(ace.flags & ~_INHERITANCE) | mark,
             mask=_mapped(ace),
             sid=sid,
             inherited_object_type=None,
         )
 
 
-def _present(control: Control, *, system: bool) -> bool:
-    # Shifted by one, SACL_PRESENT (0x10) is 0x08, not DACL_PRESENT's 0x04.
-    return bool(control & (Control(0x08) if system else Control.DACL_PRESENT))
+def _is_granted(ace: AnyAce, granted: dict[object, int]) -> bool:
+    """Whether *granted* has all that *ace* says; if not, it is put there."""
+    if not isinstance(ace, Ace):
+        return False
+    key = dataclasses.replace(ace, mask=0)
+    before = granted.get(key, 0)
+    granted[key] = before | ace.mask
+    return before != 0 and ace.mask & ~before == 0
 
 
 def _mapped(ace: Ace) -> int:
     return ace.mask if ace.type in _NO_ACCESS_MASK else map_generic_file_rights(ace.mask)
 
 
-def _with_flags(ace: AnyAce, flags: AceFlags) -> AnyAce:
+def _with_flags(ace: AnyAce, flags: int) -> AnyAce:
     """*ace* with *flags* as its inheritance flags; those of auditing stay."""
-    return dataclasses.replace(ace, flags=int((ace.flags & ~_INHERITANCE) | flags))
+    return dataclasses.replace(ace, flags=(ace.flags & ~_INHERITANCE) | flags)

@@ -54,7 +54,7 @@ _ACE_TYPES: Final = MappingProxyType(
         "FL": AceType.SYSTEM_ACCESS_FILTER,
     }
 )
-_ACE_TYPE_NAMES: Final = MappingProxyType({kind: name for name, kind in _ACE_TYPES.items()})
+_ACE_TYPE_NAMES: Final = MappingProxyType({int(kind): name for name, kind in _ACE_TYPES.items()})
 # In the order in which Windows writes them.  TP is the name of SA's bit in an access filter.
 _ACE_FLAGS: Final = MappingProxyType(
     {
@@ -234,8 +234,6 @@ def _parse_ace(cursor: Cursor) -> Ace:
     cursor.expect(")")
     try:
         return Ace(kind, flags, mask, sid, guids[0], guids[1], 0, data)
-    except SddlError:
-        raise
     except SecurityDescriptorError as error:
         cursor.fail(error.message, start)
 
@@ -306,7 +304,7 @@ def _format_acl(acl: Acl | None, bits: Control, domains: Domains) -> str:
 
 
 def _format_ace(ace: AnyAce, domains: Domains) -> str:
-    kind = _ACE_TYPE_NAMES.get(AceType(ace.type)) if ace.type in frozenset(AceType) else None
+    kind = _ACE_TYPE_NAMES.get(ace.type)
     if kind is None or not isinstance(ace, Ace):
         raise SddlError(f"ACE of type {ace.type:#04x} has no text")
     flags = "".join([name for name, bit in _ACE_FLAGS.items() if ace.flags & bit])

@@ -337,8 +337,7 @@ def _format_integer(number: Integer) -> str:
         value &= (1 << 64) - 1
     elif sign == "-":
         value = -value
-    digits = format(value, spec)
-    return f"{sign}{digits}" if spec == "o" and digits == "0" and not sign else f"{sign}{prefix}{digits}"
+    return f"{sign}{prefix}{value:{spec}}"
 
 
 # -- claims -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ _NAME: Final = re.compile(r"[^!&()><=| \"\t\n\v\f\r]+")
 _ESCAPE: Final = re.compile(r"%(.{0,4})", re.DOTALL)
 _HEX4: Final = re.compile(r"[0-9A-Fa-f]{4}")
 # What Windows writes as it is in an attribute's name; all else becomes %XXXX.
-_MUST_ESCAPE: Final = re.compile(r"[^#-$'*-;?-{}~]")
+_MUST_ESCAPE: Final = re.compile(r"[^#-$'*+\--;?-{}~]")
 
 
 @dataclasses.dataclass(slots=True)
