@@ -115,6 +115,8 @@ def remove_tree(path: str) -> None:
                 os.chmod(name, 0o700)
                 shutil.rmtree(name)
             else:
+                if sys.platform == "win32":
+                    os.chmod(name, 0o600)  # a file with the read-only attribute can't be deleted there
                 os.unlink(name)
             return
         if isinstance(error, BaseException):
