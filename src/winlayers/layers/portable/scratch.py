@@ -16,11 +16,10 @@ from collections.abc import Iterable, Iterator
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind
-from winlayers.layers.portable.view import ROOT, View, ViewInode, ViewNode
+from winlayers.layers.portable.view import ROOT, View, ViewInode
 from winlayers.layers.service import ChangeKind, EntryKind, LayerChange, LayerEntry, LayerReader
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import DataStream, FileMetadata
-from winlayers.win32.names import fold_key
 from winlayers.win32.reparse import SymbolicLink, parse_reparse
 from winlayers.win32.security import inherit
 
@@ -35,7 +34,7 @@ class Change:
     Attributes:
         path: relative to the drive.
         kind: what happened to it, seen from the chain; None: it is only on the way to another change.
-        entry: what the mount kind found; None for a file of the chain below a moved directory.
+        entry: what the mount kind found.
         below: the inode that the path had in the chain.
         source: the inode of the chain that it continues (the same, or where it was moved from).
         metadata: its metadata now; None for deletions.
@@ -45,7 +44,7 @@ class Change:
 
     path: str
     kind: ChangeKind | None
-    entry: UpperEntry | None
+    entry: UpperEntry
     below: ViewInode | None
     source: ViewInode | None
     metadata: FileMetadata | None
@@ -69,13 +68,13 @@ class Change:
     @property
     def data_size(self) -> int:
         """Bytes of the unnamed stream."""
-        if self.entry is not None and self.entry.data_changed:
+        if self.entry.data_changed:
             return self.entry.size if self.entry.kind is UpperKind.FILE else 0
         return self.source.size if self.source is not None else 0
 
     def stream_sizes(self) -> list[tuple[str, int]]:
         """The alternate streams with their sizes."""
-        if self.entry is not None and self.entry.streams is not None:
+        if self.entry.streams is not None:
             return [(name, len(data)) for name, data in self.entry.streams]
         if self.source is not None:
             return [(stream.name, stream.extent.size) for stream in self.source.streams]
@@ -83,88 +82,60 @@ class Change:
 
 
 class ScratchChanges:
-    """The changes of one scratch layer over its chain's view."""
+    """The changes of one scratch layer over its chain's view, in the order in which they are found."""
 
     def __init__(self, view: View, entries: Iterable[UpperEntry]) -> None:
         self._view = view
-        self._origins: dict[str, str | None] = {"": ""}  # directory -> the chain's directory it continues
+        self._entries = entries
         self._metadata: dict[str, FileMetadata | None] = {}  # directories' metadata now, for inheritance
         self._links: dict[object, str] = {}
-        self._children: dict[str, set[bytes]] = {}
-        self._entries = list(entries)
-        for entry in self._entries:
-            parent, _, name = entry.path.rpartition("/")
-            self._children.setdefault(parent, set()).add(fold_key(name))
         drive = view.drive
         self._drive = drive.id if drive is not None else None
         self._metadata[""] = view.inode(drive.inode).metadata if drive is not None else None
 
     def __iter__(self) -> Iterator[Change]:
         for entry in self._entries:
-            yield from self._resolve(entry)
+            change = self._resolve(entry)
+            if change is not None:
+                yield change
 
-    def _resolve(self, entry: UpperEntry) -> Iterator[Change]:
-        parent, _, name = entry.path.rpartition("/")
-        below = self._lookup(self._join(self._origins.get(parent), name))
-        # What the reader of the finished layer sees below this path, whatever its directory continues:
-        covered = self._lookup(entry.path)
+    def _resolve(self, entry: UpperEntry) -> Change | None:
+        below = self._lookup(entry.path)
         if entry.kind is UpperKind.WHITEOUT:
-            if covered is not None:
-                yield Change(entry.path, ChangeKind.DELETE, entry, covered[1], None, None)
-            return
-        source = self._lookup(entry.origin) if entry.origin is not None else below
-        if entry.opaque or (source is not None and not _continues(entry, source[1])):
-            source = None
-        source_inode = None if source is None else source[1]
-        covered_inode = None if covered is None else covered[1]
-        metadata = self._metadata_now(entry, parent, source_inode)
-        link_to = self._link_target(entry)
-        same_place = source is not None and covered is not None and source[0].id == covered[0].id
+            if below is None:
+                return None
+            return Change(entry.path, ChangeKind.DELETE, entry, below, None, None)
+        source = self._source(entry, below)
+        metadata = self._metadata_now(entry, source)
         is_directory = entry.kind is UpperKind.DIRECTORY
-        replaced = (
-            covered_inode is not None and covered_inode.is_directory and not (is_directory and same_place)
-        )
-        if covered_inode is None:
+        if is_directory:
+            self._metadata[entry.path] = metadata
+        lives_on = source is not None and below is not None and source.id == below.id
+        if below is None:
             kind: ChangeKind | None = ChangeKind.ADD
-        elif same_place and is_directory and not entry.metadata_changed:
+        elif is_directory and lives_on and not entry.metadata_changed:
             kind = None
         else:
             kind = ChangeKind.MODIFY
-        if is_directory:
-            self._metadata[entry.path] = metadata
-            origin = None if source is None else (entry.origin or self._join(self._origins.get(parent), name))
-            self._origins[entry.path] = origin
-        yield Change(entry.path, kind, entry, covered_inode, source_inode, metadata, replaced, link_to)
-        if is_directory and source is not None and not same_place:
-            yield from self._moved(entry.path, source[0])
+        replaced = below is not None and below.is_directory and not (is_directory and lives_on)
+        link_to = self._link_target(entry)
+        return Change(entry.path, kind, entry, below, source, metadata, replaced, link_to)
 
-    def _moved(self, path: str, origin: ViewNode) -> Iterator[Change]:
-        """What a moved directory brings along: the chain's files that no entry of the layer covers."""
-        taken = self._children.get(path, set())
-        for node, inode in list(self._view.entries(origin.id)):
-            if fold_key(node.name) in taken:
-                continue
-            where = f"{path}/{node.name}"
-            covered = self._lookup(where)
-            kind = ChangeKind.ADD if covered is None else ChangeKind.MODIFY
-            covered_inode = None if covered is None else covered[1]
-            yield Change(where, kind, None, covered_inode, inode, inode.metadata)
-            if inode.is_directory:
-                yield from self._moved(where, node)
+    def _source(self, entry: UpperEntry, below: ViewInode | None) -> ViewInode | None:
+        """The chain's file that the entry continues; None: it is new."""
+        if entry.origin is not None:
+            return self._lookup(entry.origin)
+        if entry.opaque or entry.replaced or below is None or not _continues(entry, below):
+            return None
+        return below
 
     # -- the chain --
 
-    def _lookup(self, path: str | None) -> tuple[ViewNode, ViewInode] | None:
-        if path is None or self._drive is None:
+    def _lookup(self, path: str) -> ViewInode | None:
+        if self._drive is None:
             return None
         node = self._view.resolve(path, self._drive)
-        return None if node is None else (node, self._view.inode(node.inode))
-
-    @staticmethod
-    def _join(directory: str | None, name: str) -> str | None:
-        if directory is None:
-            return None
-        return f"{directory}/{name}" if directory else name
+        return None if node is None else self._view.inode(node.inode)
 
     def _link_target(self, entry: UpperEntry) -> str | None:
         if entry.identity is None or entry.kind is UpperKind.DIRECTORY:
@@ -174,7 +145,8 @@ class ScratchChanges:
 
     # -- metadata --
 
-    def _metadata_now(self, entry: UpperEntry, parent: str, source: ViewInode | None) -> FileMetadata:
+    def _metadata_now(self, entry: UpperEntry, source: ViewInode | None) -> FileMetadata:
+        parent = entry.path.rpartition("/")[0]
         base = self._new_metadata(entry, parent) if source is None else source.metadata
         attributes = base.attributes
         if entry.kind is UpperKind.FILE and entry.data_changed:
@@ -216,12 +188,12 @@ class ScratchChanges:
             elif part not in ("", "."):
                 parts.append(part)
         found = self._lookup("/".join(parts))
-        return found is not None and found[1].is_directory
+        return found is not None and found.is_directory
 
     def _directory_metadata(self, path: str) -> FileMetadata | None:
         if path not in self._metadata:
             found = self._lookup(path)
-            self._metadata[path] = None if found is None else found[1].metadata
+            self._metadata[path] = None if found is None else found.metadata
         return self._metadata[path]
 
 
@@ -267,13 +239,12 @@ def layer_changes(changes: Iterable[Change]) -> Iterator[LayerChange]:
             # A directory on the way to a change: Docker reports it as changed, since its times are.
             yield LayerChange(f"{DRIVE}/{change.path}", ChangeKind.MODIFY, 0, True, True)
             continue
-        entry = change.entry
         yield LayerChange(
             f"{DRIVE}/{change.path}",
             change.kind,
             change.size,
             change.is_directory,
-            change.kind is ChangeKind.MODIFY and entry is not None and not entry.data_changed,
+            change.kind is ChangeKind.MODIFY and not change.entry.data_changed,
         )
 
 
@@ -298,7 +269,7 @@ class ScratchReader(LayerReader):
             if change.replaced:
                 yield LayerEntry(path, EntryKind.WHITEOUT), ()
             if change.link_to is not None:
-                yield LayerEntry(path, EntryKind.LINK, link_target=f"{DRIVE}/{change.link_to}"), ()
+                yield LayerEntry(path, EntryKind.LINK, change.metadata, 0, f"{DRIVE}/{change.link_to}"), ()
                 continue
             kind = EntryKind.DIRECTORY if change.is_directory else EntryKind.FILE
             has_data = kind is EntryKind.FILE and change.metadata.reparse is None
@@ -315,11 +286,11 @@ class ScratchReader(LayerReader):
     def _streams(self, change: Change, has_data: bool) -> Iterator[DataStream]:
         entry, source = change.entry, change.source
         if has_data:
-            if entry is not None and entry.data_changed:
+            if entry.data_changed:
                 yield DataStream("", entry.size, _file_chunks(entry))
             elif source is not None:
                 yield DataStream("", source.size, self._view.chunks(source.extent))
-        if entry is not None and entry.streams is not None:
+        if entry.streams is not None:
             for name, data in entry.streams:
                 yield DataStream(name, len(data), (data,))
         elif source is not None:

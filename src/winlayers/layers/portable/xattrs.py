@@ -17,8 +17,8 @@ any other           an alternate data stream of that name
 All numbers are little endian.  Sources: ntfs-3g, ``xattrs.c`` (names), ``inode.c`` (the order of times) and
 its mount option ``streams_interface=xattr`` (streams as attributes); Linux ``xattr(7)`` for the limits.
 
-A stream's name is written as UTF-8 with `host_safe`'s escapes; one that would be taken for a name above or
-for overlayfs's own (``overlay.``) has its first letter escaped.
+A stream's name is written as UTF-8 with `host_safe`'s escapes; one that would be taken for a name above, or
+for overlayfs's own (``overlay.``), has ``stream.`` before it.
 
 Attributes are shown as long as there is *room*.  Linux takes values of 64 KiB, but a file that is changed is
 copied to the scratch layer with all its attributes, and ext4 holds no more than a block of them: see
@@ -66,6 +66,7 @@ _NAMES_ROOM = 32_768  # listxattr(2) gives no more than 64 KiB
 _LIST_ROOM = 400  # kept for ntfs_streams where streams may not fit
 _ENTRY_COST = 16  # ext4's struct ext4_xattr_entry; EROFS's is smaller
 _RESERVED = ("ntfs_", "overlay.")
+_PREFIX = "stream."
 _U32 = struct.Struct("<I")
 _TIME = struct.Struct("<q")
 _TIMES = struct.Struct("<4q")
@@ -82,12 +83,10 @@ def cost(name: bytes, value_size: int) -> int:
 def attribute_of_stream(stream: str) -> bytes | None:
     """The name, without name space, of the attribute that shows the stream; None: its name is too long."""
     name = host_safe(stream)
-    if name.startswith(_RESERVED):
-        name = f"%{{{ord(name[0]):02X}}}{name[1:]}"
-    data = name.encode("utf-8")
-    if len(data) > MAX_NAME or host_original(name) != stream:
+    if host_original(name) != stream:
         return None
-    return data
+    data = (_PREFIX + name if name.startswith((*_RESERVED, _PREFIX)) else name).encode("utf-8")
+    return data if len(data) <= MAX_NAME else None
 
 
 def stream_of_attribute(name: bytes) -> str | None:
@@ -102,7 +101,7 @@ def stream_of_attribute(name: bytes) -> str | None:
         raise InvalidNameError(f"the attribute user.{name!r} is not UTF-8, so it can't be a stream") from None
     if text.startswith(_RESERVED):
         return None
-    stream = host_original(text)
+    stream = host_original(text.removeprefix(_PREFIX))
     if stream is None or not stream:
         raise InvalidNameError(f"the attribute user.{text} can't be a stream")
     return validate_component(stream)

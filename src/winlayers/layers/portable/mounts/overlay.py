@@ -157,11 +157,12 @@ class _Upper:
             ]
             present = {fold_key(child.name) for child in children if not child.is_whiteout}
             shown = {child.text for child in children}
+            deleted = {child.text for child in children if child.is_whiteout}
             for child in children:
                 if child.is_whiteout:
                     yield from self._whiteout(place, child, present)
                 elif stat.S_ISDIR(child.about.st_mode):
-                    yield self._subdirectory(place, child, fd, shown, below)
+                    yield self._subdirectory(place, child, fd, deleted, below)
                 else:
                     yield self._file(place, child, fd)
         finally:
@@ -223,14 +224,15 @@ class _Upper:
             )
 
     def _subdirectory(
-        self, place: _Place, child: _Child, fd: int, shown: set[str], below: list[_Place]
+        self, place: _Place, child: _Child, fd: int, deleted: set[str], below: list[_Place]
     ) -> UpperEntry:
         path = _join(place, child.name)
         here = None if place.here is None else self.view.lookup(place.here.id, child.name)
         lower = self._merged_with(place, child)
         # A directory that differs from one of the view in letter case alone, while both are there, is one
         # with it as far as Windows is concerned.
-        twin = here is not None and lower is None and host_safe(here.name) not in shown
+        twin_name = None if here is None or lower is not None else host_safe(here.name)
+        twin = twin_name not in (None, child.text) and twin_name not in deleted
         inner = _Place((*place.parts, child.raw), path, here, lower)
         below.append(inner)
         inode = None if lower is None else self.view.inode(lower.inode)
