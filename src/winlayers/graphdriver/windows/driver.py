@@ -6,7 +6,6 @@ What each function of Docker's driver became, and what was learnt since, is in `
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import sys
@@ -407,16 +406,16 @@ def _default_factory(choice: str) -> ServiceFactory:
 
 def _native_service(info: DriverInfo, options: Mapping[str, str]) -> LayerService:
     _refuse_options(options)
-    module = importlib.import_module("winlayers.layers.native.service")
-    service: LayerService = module.NativeLayerService(info)
-    return service
+    from winlayers.layers.native.service import NativeLayerService
+
+    return NativeLayerService(info)
 
 
 def _portable_service(info: DriverInfo, options: Mapping[str, str]) -> LayerService:
     _refuse_options(options.keys() - {"mount"})
-    module = importlib.import_module("winlayers.layers.portable.service")
-    service: LayerService = module.PortableLayerService(info, mount=options.get("mount", "auto"))
-    return service
+    from winlayers.layers.portable.service import PortableLayerService
+
+    return PortableLayerService(info, mount=options.get("mount", "auto"))
 
 
 def _refuse_options(names: Iterable[str]) -> None:

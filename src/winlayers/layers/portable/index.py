@@ -17,7 +17,6 @@ first header begins in the tar.  An entry that a later one of the same layer rep
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 import sqlite3
@@ -360,10 +359,10 @@ class Index:
         return found._replace(descriptor=data)
 
     def _select(self, rest: str) -> Iterator[EntryRow]:
-        with contextlib.closing(self._db.execute(f"SELECT {_COLUMNS} FROM entries {rest}")) as cursor:
-            for row in cursor:
-                path, link = decode_wtf8(row[1]), None if row[15] is None else decode_wtf8(row[15])
-                yield EntryRow._make((row[0], path, *row[2:15], link, None))
+        # The cursor is left to its own end: a reader that stops early may have closed the index before it.
+        for row in self._db.execute(f"SELECT {_COLUMNS} FROM entries {rest}"):
+            path, link = decode_wtf8(row[1]), None if row[15] is None else decode_wtf8(row[15])
+            yield EntryRow._make((row[0], path, *row[2:15], link, None))
 
 
 _HINT = "run `winlayers check --repair`"
