@@ -6,6 +6,7 @@ Source: go1.27 ``Header.allowedFormats`` (which format a header gets, which PAX 
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import struct
 import zlib
@@ -15,7 +16,7 @@ from winlayers.errors import TarError
 from winlayers.tar.fields import (
     fits_base256,
     fits_octal,
-    format_pax_record,
+    format_pax_records,
     format_pax_time,
     to_bytes,
     valid_pax_record,
@@ -111,6 +112,8 @@ class _Plan:
             self.records[key] = text
 
     def number(self, value: int, width: int, name: str, key: str = "") -> None:
+        if not value and key not in self.wanted:
+            return  # as nearly always
         if not fits_octal(width, value):
             if not fits_base256(width, value):
                 self.exclude(_GNU, f"GNU cannot hold {name} {value}")
@@ -256,20 +259,13 @@ def encode_header(header: TarHeader) -> bytes:
     extended = b""
     is_global = header.typeflag == PAX_GLOBAL
     if records or is_global:
-        data = b"".join([format_pax_record(key, records[key]) for key in _sorted_keys(records)])
+        data = format_pax_records(records)
         if len(data) > MAX_SPECIAL_SIZE:
             raise TarError("tar header field too long", path=header.name)
         if is_global:
             return _raw_file(name or b"GlobalHead.0.0", data, b"g", _USTAR_MAGIC)
         extended = _padded(_raw_file(_pax_name(name), data, b"x", _USTAR_MAGIC))
     return extended + _main_block(header, _ascii(name), b"", _octal, _USTAR_MAGIC)
-
-
-def _sorted_keys(records: dict[str, str]) -> list[str]:
-    keys = sorted(records)
-    if all(map(str.isascii, keys)):
-        return keys
-    return sorted(keys, key=to_bytes)
 
 
 def _pax_name(name: bytes) -> bytes:
@@ -295,6 +291,7 @@ def _string(text: bytes, width: int) -> bytes:
     return text
 
 
+@functools.lru_cache(maxsize=4096)
 def _octal(value: int, width: int) -> bytes:
     """Octal digits and a NUL; zero where it doesn't fit (PAX records then hold the value)."""
     if not 0 <= value < 1 << (width - 1) * 3:

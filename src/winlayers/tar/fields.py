@@ -162,6 +162,28 @@ def format_pax_record(key: str, value: str) -> bytes:
     return record
 
 
+def format_pax_records(records: dict[str, str]) -> bytes:
+    """The data of a PAX header: *records* in the order of their keys' bytes."""
+    keys = sorted(records)
+    text = "".join(keys)
+    if not text.isascii():
+        keys.sort(key=to_bytes)
+        return b"".join([format_pax_record(key, records[key]) for key in keys])
+    parts: list[str] = []
+    for key in keys:
+        body = f" {key}={records[key]}\n"
+        size = len(body)
+        size += len(str(size))
+        digits = str(size)
+        if len(digits) + len(body) != size:
+            digits = str(len(digits) + len(body))
+        parts.append(digits + body)
+    text = "".join(parts)
+    if text.isascii():
+        return text.encode("ascii")
+    return b"".join([format_pax_record(key, records[key]) for key in keys])
+
+
 def parse_pax_records(data: bytes) -> dict[str, str]:
     """The records of a PAX header, in order; a later one replaces an earlier one of the same key.
 
