@@ -278,6 +278,6 @@ def domain_of(text: str, data: bytes) -> Sid | None:
 
 
 def has_slack(data: bytes) -> bool:
-    """Whether an ACL has unused bytes, which Windows leaves there for certain texts and we do not."""
+    """Whether an ACL has unused bytes: then it was made from another text than the one that stands by it."""
     descriptor = SecurityDescriptor.from_bytes(data)
     return any(acl is not None and acl.slack for acl in (descriptor.sacl, descriptor.dacl))

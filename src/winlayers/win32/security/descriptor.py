@@ -67,10 +67,10 @@ class Layout(enum.Enum):
     """
 
     ACLS_FIRST = "sacl, dacl, owner, group"
-    """What MakeSelfRelativeSD and ConvertStringSecurityDescriptorToSecurityDescriptor write."""
+    """What ConvertStringSecurityDescriptorToSecurityDescriptor writes (recordings in Samba's test data)."""
 
     OWNER_FIRST = "owner, group, dacl, sacl"
-    """What a query of a file's security gives, hence what a backup stream holds; also what Wine writes."""
+    """What BuildKit's constants have, which were taken from files, and what Wine writes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
