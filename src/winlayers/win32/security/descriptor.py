@@ -70,7 +70,7 @@ class Layout(enum.Enum):
     """What ConvertStringSecurityDescriptorToSecurityDescriptor writes (recordings in Samba's test data)."""
 
     OWNER_FIRST = "owner, group, dacl, sacl"
-    """What BuildKit's constants have, which were taken from files, and what Wine writes."""
+    """What BuildKit's constants have, one of which is what a directory inherits, and what Wine writes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

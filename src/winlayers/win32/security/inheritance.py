@@ -91,7 +91,7 @@ def inherit(
         auto_inherit: whether what is inherited is marked as such, and joined with what *creator* asks for
             (the flags SEF_DACL_AUTO_INHERIT, SEF_SACL_AUTO_INHERIT of CreatePrivateObjectSecurityEx); None:
             as NTFS decides, that is where the parent's control says AUTO_INHERITED, for each ACL by itself.
-        layout: the order of the parts; the default is that of descriptors that were taken from files.
+        layout: the order of the parts.
 
     Raises:
         SecurityDescriptorError: an argument is malformed, or an ACL grows beyond what an ACL can hold.
