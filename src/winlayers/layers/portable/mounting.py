@@ -117,12 +117,15 @@ class Mounts:
                 return
             select.by_kind(use.mount.kind).unmount(use.mount)
             self._write(layer_id, None)
+            # A diff prepares again while the layer is active: the view is to come back where it was.
+            self._targets.setdefault(layer_id, use.mount.target)
 
     def deactivate(self, layer_id: str) -> None:
         """Mark the layer as no longer in use; one that is still mounted is unmounted first."""
         if self._store.find(layer_id) is None:
             return
         self.unprepare(layer_id)
+        self._targets.pop(layer_id, None)
         with self._lock(layer_id), contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(layer_id))
 
