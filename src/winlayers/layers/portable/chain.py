@@ -140,8 +140,7 @@ class ChainViews:
         utility = [path for path, _ in deletions if path.upper().startswith(_UTILITY_VM)]
         if not links and not utility:
             return
-        own = {upcase(path) for path in self._own_paths(index)} if links else set()
-        outside = [(path, target) for path, target in links if upcase(target) not in own]
+        outside = self._targets_outside(index, links)
         if not outside and not utility:
             return
         if not parents:
@@ -160,9 +159,31 @@ class ChainViews:
                         path=path,
                     )
 
-    @staticmethod
-    def _own_paths(index: Index) -> list[str]:
-        return [row.path for row in index.entries() if row.code in (EntryCode.FILE, EntryCode.LINK)]
+    def _targets_outside(self, index: Index, links: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The links whose targets, links of the layer followed, must be in a parent: (path, target)."""
+        if not links:
+            return []
+        files = {upcase(row.path) for row in index.content() if row.code == EntryCode.FILE}
+        own = {upcase(path): target for path, target in links}
+        outside = []
+        for path, first in links:
+            target = first
+            seen = {upcase(path)}
+            while upcase(target) not in files:
+                if upcase(target) not in own:
+                    outside.append((path, target))
+                    break
+                if upcase(target) in seen:
+                    # A link over the parent's file that it leads to is fine; any other circle is not.
+                    if len(seen) > 1:
+                        raise LayerContentError(
+                            f"hard link to {first!r} in a circle", layer=index.layer, path=path
+                        )
+                    outside.append((path, target))
+                    break
+                seen.add(upcase(target))
+                target = own[upcase(target)]
+        return outside
 
     @staticmethod
     def _refuse_link(index: Index, path: str, target: str) -> None:
