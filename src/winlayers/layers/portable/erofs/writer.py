@@ -146,6 +146,9 @@ def put_directory(output: Output, entries: list[bytes]) -> tuple[int, int]:
         group.append(entry)
         used += need
     output.put(_directory_block(group))
+    if used < fs.BLOCK:
+        # The kernel takes the last name to end at a NUL or at the block's end, whatever the directory's size.
+        output.put(b"\0")
     total += used
     output.align(_SLOT)
     return total, block
