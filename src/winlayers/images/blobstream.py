@@ -104,10 +104,8 @@ class LayerStream:
         self._ended = False
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="winlayers-blob")
         reader = CheckedReader(source, descriptor, tee)
-        self._workers: list[Future[None]] = [
-            self._pool.submit(self._inflate, reader),
-            self._pool.submit(self._hash),
-        ]
+        inflating = self._pool.submit(self._inflate, reader)
+        self._workers: list[Future[None]] = [inflating, self._pool.submit(self._hash, inflating)]
 
     @property
     def diff_id(self) -> str:
@@ -177,7 +175,7 @@ class LayerStream:
         finally:
             self._plain.finish()
 
-    def _hash(self) -> None:
+    def _hash(self, inflating: Future[None]) -> None:
         try:
             while (chunk := self._plain.get()) is not None:
                 self._hasher.update(chunk)
@@ -185,7 +183,7 @@ class LayerStream:
                 if not self._checked.put(chunk):
                     return
             # The end of the plain data is no end if reading failed: that error comes first.
-            self._workers[0].result()
+            inflating.result()
             if self._wanted is not None and self.diff_id != self._wanted:
                 raise DigestMismatchError(
                     f"the layer in blob {self._descriptor.digest} has the diff id {self.diff_id},"
