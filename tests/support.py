@@ -9,6 +9,9 @@ from typing import NoReturn
 
 import pytest
 
+from winlayers.errors import MountError
+from winlayers.layers.portable.mounts import select
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("WINLAYERS_SHARED", REPOSITORY.parent / "shared"))
 VECTORS = SHARED / "vectors"
@@ -53,3 +56,14 @@ def require_vectors(kind: str) -> Path:
     if not root.is_dir():
         pytest.skip(f"recorded vectors are not at {root}")
     return root
+
+
+def can_mount() -> bool:
+    """Whether the portable service can mount layers here; always said where nothing may be missing."""
+    if os.environ.get("WINLAYERS_REQUIRE") == "all":
+        return True
+    try:
+        select.pick()
+    except MountError:
+        return False
+    return True

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.graphdriver.conftest import Kit
+from tests.support import can_mount
 from winlayers.graphdriver import GraphDriver, open_driver
 from winlayers.testing import GraphDriverSuite
 
@@ -23,12 +24,15 @@ class TestOnTheRecordingService(GraphDriverSuite):
 
 
 class TestOnThePortableService(GraphDriverSuite):
+    can_mount = can_mount()
+
     @pytest.fixture
     def driver(self, tmp_path: Path) -> GraphDriver:
         return open_driver(str(tmp_path), "windowsfilter", ["service=portable"])
 
 
 class TestLikeTheReference(GraphDriverSuite):
+    can_mount = can_mount()
     tells_additions = False
 
     @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PYTHON_APP
+from tests.support import PYTHON_APP, can_mount, require
 from winlayers.errors import DriverOptionError, LayerInUseError, WinlayersError
 from winlayers.graphdriver import GraphDriver, open_driver
 from winlayers.graphdriver.windows import WindowsGraphDriver
@@ -35,11 +35,9 @@ def driver(tmp_path: Path) -> GraphDriver:
     return driver
 
 
-def mounted_or_skip(driver: GraphDriver, layer_id: str) -> Path:
-    try:
-        return Path(driver.get(layer_id))
-    except WinlayersError as error:
-        pytest.skip(f"no mounts here: {error}")
+def mounted(driver: GraphDriver, layer_id: str) -> Path:
+    require(can_mount(), "layers can't be mounted here")
+    return Path(driver.get(layer_id))
 
 
 def run(root: Path, statement: str) -> str:
@@ -58,7 +56,7 @@ def run(root: Path, statement: str) -> str:
 
 def test_mount_outlives_its_process(driver: GraphDriver, tmp_path: Path) -> None:
     driver.create_read_write("box", "delta")
-    mounted_or_skip(driver, "box")
+    mounted(driver, "box")
     driver.put("box")
     path = Path(run(tmp_path, "print(driver.get('box'))"))
     assert (path / "new.txt").read_bytes() == b"new in the delta"
@@ -79,7 +77,7 @@ def test_mount_outlives_its_process(driver: GraphDriver, tmp_path: Path) -> None
 
 def test_view_comes_back_where_it_was(driver: GraphDriver, tmp_path: Path) -> None:
     driver.create_read_write("box", "delta")
-    mounted_or_skip(driver, "box")
+    mounted(driver, "box")
     driver.put("box")
     chosen = tmp_path / "chosen"
     assert isinstance(driver, WindowsGraphDriver)
@@ -94,7 +92,7 @@ def test_view_comes_back_where_it_was(driver: GraphDriver, tmp_path: Path) -> No
 
 
 def test_layer_mounted_by_itself_is_read_only(driver: GraphDriver) -> None:
-    path = mounted_or_skip(driver, "delta")
+    path = mounted(driver, "delta")
     try:
         assert (path / "new.txt").read_bytes() == b"new in the delta"
         with pytest.raises(OSError, match=r"Read-only|denied"):
@@ -142,7 +140,7 @@ def test_store_can_be_moved(driver: GraphDriver, tmp_path: Path) -> None:
     moved = at(tmp_path / "elsewhere")
     assert read_all(moved.diff("delta")) == DELTA
     moved.create_read_write("box", "delta")
-    path = mounted_or_skip(moved, "box")
+    path = mounted(moved, "box")
     assert (path / "keep.txt").read_bytes() == b"kept " * 1000
     moved.put("box")
 
@@ -184,7 +182,7 @@ def test_real_image_goes_through(tmp_path: Path) -> None:
         assert driver.diff_size(layer_id) == size
         parent = layer_id
     driver.create_read_write("box", parent)
-    path = mounted_or_skip(driver, "box")
+    path = mounted(driver, "box")
     try:
         assert [p.name for p in path.iterdir()].count("Windows") == 1
         assert sum(p.name.lower() == "windows" for p in path.iterdir()) == 1

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import can_mount
 from winlayers.layers.portable.service import PortableLayerService
 from winlayers.layers.service import DriverInfo, LayerService
 from winlayers.testing import LayerServiceSuite
 
 
 class TestPortableService(LayerServiceSuite):
+    can_mount = can_mount()
+
     @pytest.fixture
     def service(self, tmp_path: Path) -> LayerService:
         service = PortableLayerService(DriverInfo(str(tmp_path / "home")))
