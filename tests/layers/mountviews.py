@@ -141,9 +141,22 @@ def mounted_attributes(path: str) -> dict[bytes, bytes]:
 
 
 def assert_mounted(
-    view: View, root: str, *, room: int = xattrs.READ_ONLY_ROOM, attributes: bool = True, links: bool = True
+    view: View,
+    root: str,
+    *,
+    room: int = xattrs.READ_ONLY_ROOM,
+    link_attributes: bool = True,
+    hidden_bits: int = 0,
+    oldest: int | None = None,
 ) -> int:
-    """Everything in the mount at *root* is as the view says, and nothing is missing; the number of names."""
+    """Everything in the mount at *root* is as the view says, and nothing is missing; the number of names.
+
+    Args:
+        room: what attributes may take.
+        link_attributes: whether symbolic links have theirs (which takes root).
+        hidden_bits: mode bits that are not to be seen (write permission in read-only trees).
+        oldest: the oldest time, in seconds since 1970, that the file system holds.
+    """
     drive = view.drive
     assert drive is not None
     count = 0
@@ -156,17 +169,25 @@ def assert_mounted(
         for name, (node, inode) in entries.items():
             count += 1
             place = f"{path}/{name}"
-            _assert_one(view, node, inode, place, room if attributes else None)
-            if not inode.is_directory and links:
+            _assert_one(view, node, inode, place, room, hidden_bits, link_attributes, oldest)
+            if not inode.is_directory:
                 assert numbers.setdefault(inode.id, os.lstat(place).st_ino) == os.lstat(place).st_ino
             if inode.is_directory and not os.path.islink(place):
                 stack.append((node, place))
-    if links:
-        assert len(set(numbers.values())) == len(numbers)
+    assert len(set(numbers.values())) == len(numbers)
     return count
 
 
-def _assert_one(view: View, node: ViewNode, inode: ViewInode, place: str, room: int | None) -> None:
+def _assert_one(
+    view: View,
+    node: ViewNode,
+    inode: ViewInode,
+    place: str,
+    room: int,
+    hidden_bits: int,
+    link_attributes: bool,
+    oldest: int | None,
+) -> None:
     about = os.lstat(place)
     target = link_text(view, node, inode.metadata.reparse)
     if target is not None:
@@ -174,14 +195,14 @@ def _assert_one(view: View, node: ViewNode, inode: ViewInode, place: str, room: 
         assert os.readlink(place) == target
     elif inode.is_directory:
         assert stat.S_ISDIR(about.st_mode), place
-        assert stat.S_IMODE(about.st_mode) == 0o755
+        assert stat.S_IMODE(about.st_mode) == 0o755 & ~hidden_bits
     else:
-        assert about.st_mode == file_mode(inode.metadata.attributes), place
+        assert about.st_mode == file_mode(inode.metadata.attributes) & ~hidden_bits, place
         assert about.st_size == inode.size
         assert Path(place).read_bytes() == view.read(inode.extent)
-    if target is None or room is not None:
-        assert about.st_mtime_ns == posix_nanoseconds(inode.metadata.write_time), place
-    if room is not None:
+    time = posix_nanoseconds(inode.metadata.write_time)
+    assert about.st_mtime_ns == (time if oldest is None else max(time, oldest * 1_000_000_000)), place
+    if target is None or link_attributes:
         sources = [
             xattrs.StreamSource(s.name, s.extent.size, functools.partial(view.read, s.extent))
             for s in inode.streams

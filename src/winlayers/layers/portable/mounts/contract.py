@@ -116,6 +116,12 @@ class UpperEntry:
     identity: object | None = None
     open: Callable[[], BinaryIO] | None = None
 
+    @property
+    def differs(self) -> bool:
+        """Whether anything at the path is not the view's; an untouched copy of a file does not."""
+        moved = self.origin is not None or self.replaced or self.opaque or self.identity is not None
+        return moved or self.data_changed or self.metadata_changed or self.kind is UpperKind.WHITEOUT
+
 
 class Mounter(abc.ABC):
     """One kind of mount.  Instances are stateless and cheap."""

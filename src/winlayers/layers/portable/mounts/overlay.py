@@ -15,18 +15,16 @@ All is read relative to open directories and never through a link.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import os
 import stat
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from winlayers.errors import LayerContentError, LayerCorruptError
 from winlayers.layers.portable import xattrs
 from winlayers.layers.portable.erofs.image import IMAGE_NAME, WRITABLE_IMAGE_NAME, image_inode, read_facts
-from winlayers.layers.portable.mounts import syscalls
+from winlayers.layers.portable.mounts import anchored, syscalls
 from winlayers.layers.portable.mounts.compare import Found, compare, same_data, shown_in_writable
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind
 from winlayers.layers.portable.posix import (
@@ -81,13 +79,10 @@ def overlay_changes(view: View, upper: str) -> Iterator[UpperEntry]:
         LayerContentError: it holds what no Windows layer can.
     """
     try:
-        root = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        root = anchored.Anchor(upper)
     except FileNotFoundError:
         return
-    try:
-        yield from _Upper(view, root).changes()
-    finally:
-        os.close(root)
+    yield from _Upper(view, root).changes()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,7 +127,7 @@ class _Child:
 class _Upper:
     """The walk over an upper folder."""
 
-    def __init__(self, view: View, root: int) -> None:
+    def __init__(self, view: View, root: anchored.Anchor) -> None:
         self.view = view
         self.root = root
         folder = os.path.dirname(view.path)
@@ -150,11 +145,9 @@ class _Upper:
 
     def _directory(self, place: _Place, below: list[_Place]) -> Iterator[UpperEntry]:
         """The entries of one directory; its directories are added to *below*."""
-        fd = self._open_directory(place.parts)
+        fd = self.root.directory(place.parts)
         try:
-            children = [
-                self._child(place, fd, raw) for raw in sorted(os.listdir(os.fsencode(f"/proc/self/fd/{fd}")))
-            ]
+            children = [self._child(place, fd, raw) for raw in anchored.names(fd)]
             present = {fold_key(child.name) for child in children if not child.is_whiteout}
             shown = {child.text for child in children}
             deleted = {child.text for child in children if child.is_whiteout}
@@ -164,7 +157,9 @@ class _Upper:
                 elif stat.S_ISDIR(child.about.st_mode):
                     yield self._subdirectory(place, child, fd, deleted, below)
                 else:
-                    yield self._file(place, child, fd)
+                    entry = self._file(place, child, fd)
+                    if entry.differs:
+                        yield entry
         finally:
             os.close(fd)
         if place.moved and place.lower is not None:
@@ -172,27 +167,16 @@ class _Upper:
                 if host_safe(node.name) not in shown:
                     yield from self._untouched(f"{place.path}/{node.name}", node, inode)
 
-    def _open_directory(self, parts: tuple[bytes, ...]) -> int:
-        fd = os.dup(self.root)
-        for part in parts:
-            try:
-                child = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = child
-        return fd
-
     def _child(self, place: _Place, fd: int, raw: bytes) -> _Child:
         about = os.stat(raw, dir_fd=fd, follow_symlinks=False)
-        path = os.fsencode(f"/proc/self/fd/{fd}/") + raw
         wanted = xattrs.TRUSTED if stat.S_ISLNK(about.st_mode) else xattrs.USER
         notes: dict[bytes, bytes] = {}
         attributes: dict[bytes, bytes] = {}
-        for name in os.listxattr(path, follow_symlinks=False):
+        for name, value in (anchored.attributes_of(fd, raw) or {}).items():
             if name.startswith(_OVERLAY):
-                notes[os.fsencode(name[len(_OVERLAY) :])] = os.getxattr(path, name, follow_symlinks=False)
+                notes[os.fsencode(name[len(_OVERLAY) :])] = value
             elif name.startswith(wanted):
-                attributes[os.fsencode(name[len(wanted) :])] = os.getxattr(path, name, follow_symlinks=False)
+                attributes[os.fsencode(name[len(wanted) :])] = value
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -237,7 +221,7 @@ class _Upper:
         below.append(inner)
         inode = None if lower is None else self.view.inode(lower.inode)
         hides = here is not None and not twin and (lower is None or inner.moved)
-        content = self._open_directory(inner.parts)
+        content = self.root.directory(inner.parts)
         try:
             content_changed = bool(os.listdir(content))
         finally:
@@ -337,20 +321,8 @@ class _Upper:
         target = None
         if stat.S_ISLNK(child.about.st_mode):
             target = os.readlink(child.raw, dir_fd=fd).decode("utf-8", "surrogateescape")
-        reader = functools.partial(self._open_file, (*place.parts, child.raw))
+        reader = functools.partial(self.root.file, (*place.parts, child.raw))
         return Found(path, child.about, child.attributes, syscalls.birth_time(fd, child.raw), target, reader)
-
-    def _open_file(self, parts: tuple[bytes, ...]) -> BinaryIO:
-        directory = self._open_directory(parts[:-1])
-        try:
-            fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise LayerContentError("a file was replaced by a link", path=os.fsdecode(parts[-1])) from error
-        finally:
-            os.close(directory)
-        return os.fdopen(fd, "rb")
 
     def _untouched(self, path: str, node: ViewNode, inode: ViewInode) -> Iterator[UpperEntry]:
         """What moved with its directory, unchanged."""

@@ -83,13 +83,16 @@ def scratch_folder(state_dir: str, size: int | None = None, *, keep: bool = Fals
 def release(state_dir: str) -> None:
     """Unmount the scratch layer's own file system, if it has one that is mounted.
 
+    Files that are open in it (a reader of its changes) stay usable: the file system goes with the last.
+
     Raises:
-        MountError: it is in use.
+        MountError: the kernel refuses.
     """
     folder = os.path.join(state_dir, MOUNT)
     while mountinfo.mounts_at(folder):
         try:
-            syscalls.unmount(folder)
+            syscalls.sync_file_system(folder)
+            syscalls.unmount(folder, syscalls.UMOUNT_NOFOLLOW | syscalls.UMOUNT_DETACH)
         except OSError as error:
             raise MountError(
                 f"the scratch layer can't be unmounted: {error.strerror}", path=folder

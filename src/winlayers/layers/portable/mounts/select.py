@@ -5,13 +5,14 @@ from __future__ import annotations
 from winlayers.errors import MountError
 from winlayers.layers.portable.mounts.contract import Mounter
 from winlayers.layers.portable.mounts.erofs import ErofsMounter
+from winlayers.layers.portable.mounts.extract import ExtractMounter
 
 AUTO = "auto"
 
 
 def mounters() -> list[Mounter]:
     """All kinds, the best first."""
-    return [ErofsMounter()]
+    return [ErofsMounter(), ExtractMounter()]
 
 
 def by_kind(kind: str) -> Mounter:
