@@ -117,7 +117,7 @@ class LayerCorruptError(LayerError):
 
 
 class LayerContentError(LayerError, ValueError):
-    """A layer's content is refused: it names what cannot be (a link to nothing, a whiteout in a base layer)."""
+    """A layer's content is refused: a link to nothing, a deletion in a base layer, a stream without a file."""
 
 
 class UnsupportedError(WinlayersError):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.layers.tars import DIRECTORY, FILE, LayerTar, base_tar
 
+from tests.layers.tars import DIRECTORY, FILE, LayerTar, base_tar
 from winlayers.errors import LayerContentError
 from winlayers.layers import DriverInfo
 from winlayers.layers.portable.service import PortableLayerService
@@ -41,9 +41,7 @@ def import_chain(service: PortableLayerService, *tars: bytes) -> str:
 
 def tree(view: View) -> dict[str, bytes | None]:
     """Every path of the view with its data; None for directories."""
-    return {
-        path: None if inode.is_directory else view.read(inode.extent) for path, _, inode in view.walk()
-    }
+    return {path: None if inode.is_directory else view.read(inode.extent) for path, _, inode in view.walk()}
 
 
 @pytest.fixture
@@ -87,11 +85,7 @@ def test_a_whiteout_acts_on_parents_wherever_it_stands(service: PortableLayerSer
     merged = view_of(
         service,
         base_tar().file("Files/dir/old", b"old").file("Files/dir/kept", b"k").bytes(),
-        LayerTar()
-        .directory("Files/dir")
-        .file("Files/dir/new", b"new")
-        .remove("Files/DIR")
-        .bytes(),
+        LayerTar().directory("Files/dir").file("Files/dir/new", b"new").remove("Files/DIR").bytes(),
     )
     assert merged["Files/dir/new"] == b"new"
     assert "Files/dir/old" not in merged
@@ -143,9 +137,7 @@ class TestHardLinks:
         with service.views.open(import_chain(service, tar.bytes())) as view:
             drive = view.drive
             assert drive is not None
-            inodes = {
-                name: view.lookup(drive.id, name) for name in ("early", "target", "late", "chained")
-            }
+            inodes = {name: view.lookup(drive.id, name) for name in ("early", "target", "late", "chained")}
             assert len({node.inode for node in inodes.values() if node is not None}) == 1
             assert view.inode(inodes["late"].inode).nlink == 4  # type: ignore[union-attr]  # it is there
 
@@ -248,7 +240,9 @@ def test_a_directory_without_a_descriptor_keeps_the_one_below(service: PortableL
 def test_128_layers(service: PortableLayerService) -> None:
     tars = [base_tar().file("Files/f", b"0").bytes()]
     for number in range(1, 128):
-        tar = LayerTar().file(f"Files/own{number}", str(number).encode()).file("FILES/F", str(number).encode())
+        tar = (
+            LayerTar().file(f"Files/own{number}", str(number).encode()).file("FILES/F", str(number).encode())
+        )
         if number > 1:
             tar.remove(f"Files/own{number - 1}")
         tars.append(tar.bytes())

@@ -23,8 +23,10 @@ from winlayers.errors import (
     LayerExistsError,
     LayerInUseError,
     LayerNotFoundError,
+    StoreError,
     TarTruncatedError,
 )
+from winlayers.graphdriver.windows.removal import remove_layer
 from winlayers.layers import ChangeKind, DriverInfo, LayerChange
 from winlayers.layers.portable.check import Checker, Finding
 from winlayers.layers.portable.service import PortableLayerService
@@ -413,3 +415,27 @@ class TestTransportFolder:
                 assert left.metadata.attributes == right.metadata.attributes
                 assert left.metadata.write_time == right.metadata.write_time
             assert again.resolve("Files/gone") is None
+
+
+def test_a_removal_that_fails_leaves_a_layer_that_works(
+    service: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(service, "base", base_tar().bytes())
+
+    def denied(source: str, target: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", denied)
+        with pytest.raises(StoreError):
+            remove_layer(service, "base")
+    put(service, "top", LayerTar().file("Files/f").bytes(), "base")
+
+
+def test_files_are_found_in_whatever_case(service: PortableLayerService) -> None:
+    put(service, "base", base_tar().file("Files/Some.txt", b"1").file("Files/SOME.TXT", b"2").bytes())
+    for path, data in (("Files/Some.txt", b"1"), ("Files/SOME.TXT", b"2"), ("files/some.txt", b"2")):
+        with service.open_file("base", path) as file:
+            assert file.read() == data
+    with pytest.raises(LayerContentError):
+        service.open_file("base", "Files/other")

@@ -31,8 +31,8 @@ from winlayers.errors import LayerContentError
 from winlayers.tar.backuptar import EntryKind
 from winlayers.win32.metadata import DataStream, FileMetadata
 
-
 __all__ = [
+    "REMOVING",
     "ChangeKind",
     "DriverInfo",
     "EntryKind",
@@ -44,6 +44,10 @@ __all__ = [
     "LayerWriter",
     "TarStream",
 ]
+
+
+REMOVING = "-removing"
+"""What the names of folders end in whose removal has begun; they are no layers any more."""
 
 
 class Flavour(enum.IntEnum):
@@ -287,6 +291,9 @@ class LayerService(abc.ABC):
 
     def prepare_removal(self, layer_id: str) -> None:  # noqa: B027 - a hook, empty by default
         """Stop what holds the layer open before it is removed (template VMs on Windows)."""
+
+    def cancel_removal(self, layer_id: str) -> None:  # noqa: B027 - a hook, empty by default
+        """Take :meth:`prepare_removal` back: the layer stays after all."""
 
     def release(self, layer_path: str) -> None:  # noqa: B027 - a hook, empty by default
         """Let go of what keeps the folder *layer_path* from being renamed (detach a virtual disk)."""

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 from winlayers.win32.attributes import FileAttributes
 
+_NO_ATTRIBUTES = FileAttributes(0)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExtendedAttribute:
@@ -40,7 +42,7 @@ class FileMetadata:
         reparse: the whole reparse buffer (tag, length, reserved, data); None: not a reparse point.
     """
 
-    attributes: FileAttributes = FileAttributes(0)
+    attributes: FileAttributes = _NO_ATTRIBUTES
     creation_time: int = 0
     access_time: int = 0
     write_time: int = 0

@@ -14,13 +14,12 @@ import os
 
 from winlayers.durable import write_bytes
 from winlayers.errors import InvalidNameError, LayerCorruptError, StoreError
+from winlayers.layers.service import REMOVING
 
 CHAIN_FILE = "layerchain.json"
 ID_FILE = "layerID"
 _ID_FILES = (ID_FILE, "layerId")
 
-REMOVING = "-removing"
-"""The ending of a folder whose layer is being removed."""
 BCD_FOLDER = "sysfile-backups"
 """The folder in the home where early versions of dockerd saved the boot files of a layer."""
 

@@ -13,8 +13,7 @@ import os
 
 from winlayers.durable import fsync_dir
 from winlayers.errors import StoreError, WinlayersError
-from winlayers.graphdriver.windows.chain import REMOVING
-from winlayers.layers.service import LayerService
+from winlayers.layers.service import REMOVING, LayerService
 
 _log = logging.getLogger("winlayers.graphdriver")
 _MAX_LEFTOVERS = 1000
@@ -33,6 +32,7 @@ def remove_layer(service: LayerService, layer_id: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
+        service.cancel_removal(layer_id)
         raise StoreError(f"the layer can't be removed: {error.strerror}", layer=layer_id) from error
     try:
         service.destroy(hidden_id)

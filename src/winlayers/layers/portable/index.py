@@ -3,7 +3,7 @@
 The index is derived from the tar and can be made again from it at any time.  It has the tar's entries in the
 tar's order, as Windows would understand them, and says where in the tar each one's data is.
 
-Schema (version 1)::
+Schema (version 2)::
 
     meta(key, value)         schema version, tar and data sizes, number of entries, digest of the tar
     security(id, data)       deduplicated self-relative security descriptors
@@ -30,7 +30,7 @@ from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import ExtendedAttribute, FileMetadata
 from winlayers.win32.names import decode_wtf8, encode_wtf8, fold_key
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the schema or of how tars are understood; older indexes are made again."""
 
 _SCHEMA = """
@@ -248,6 +248,7 @@ class IndexWriter:
         self._flush()
         summary = IndexSummary(digest, tar_size, self.data_size, self._seq)
         self._db.execute("CREATE INDEX streams_by_entry ON streams(seq)")
+        self._db.execute("CREATE INDEX entries_by_path ON entries(path)")
         self._db.executemany(
             "INSERT INTO meta VALUES (?, ?)",
             [("version", SCHEMA_VERSION), *dataclasses.asdict(summary).items()],
@@ -346,21 +347,28 @@ class Index:
     def lookup(self, path: str) -> EntryRow | None:
         """The last file, directory or link at *path*, as NTFS compares, with its descriptor.
 
-        Reads all entries.
+        Reads all entries where none has just this spelling.
         """
+        found = list(self._select("WHERE path = ? AND code <= 2 ORDER BY seq", encode_wtf8(path)))
+        return self._described(found[-1] if found else self._scan(path))
+
+    def _scan(self, path: str) -> EntryRow | None:
         wanted = _folded(path)
         found = None
         for row in self._select("WHERE code <= 2 ORDER BY seq"):
             if len(row.path) == len(path) and _folded(row.path) == wanted:
                 found = row
+        return found
+
+    def _described(self, found: EntryRow | None) -> EntryRow | None:
         if found is None or found.security is None:
             return found
         (data,) = self._db.execute("SELECT data FROM security WHERE id = ?", (found.security,)).fetchone()
         return found._replace(descriptor=data)
 
-    def _select(self, rest: str) -> Iterator[EntryRow]:
+    def _select(self, rest: str, *values: object) -> Iterator[EntryRow]:
         # The cursor is left to its own end: a reader that stops early may have closed the index before it.
-        for row in self._db.execute(f"SELECT {_COLUMNS} FROM entries {rest}"):
+        for row in self._db.execute(f"SELECT {_COLUMNS} FROM entries {rest}", values):
             path, link = decode_wtf8(row[1]), None if row[15] is None else decode_wtf8(row[15])
             yield EntryRow._make((row[0], path, *row[2:15], link, None))
 

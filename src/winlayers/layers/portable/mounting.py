@@ -64,7 +64,9 @@ class Mounts:
         """Mark the layer as in use."""
         self._store.record(layer_id)
         with self._lock(layer_id):
+            self._store.require_staying(layer_id)
             if self._use(layer_id) is None:
+                self.clear(layer_id)  # what a crash or reboot left
                 self._write(layer_id, None)
 
     def prepare(self, layer_id: str, parents: Sequence[str]) -> None:

@@ -118,6 +118,9 @@ class PortableLayerService(LayerService):
             self.mounts.require_inactive(layer_id)
             self.store.forbid_children(layer_id)
 
+    def cancel_removal(self, layer_id: str) -> None:
+        self.store.allow_children(layer_id)
+
     def destroy(self, layer_id: str) -> None:
         if os.path.lexists(self.store.folder(layer_id)):
             self.mounts.require_inactive(layer_id)

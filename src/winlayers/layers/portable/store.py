@@ -33,6 +33,7 @@ from winlayers.errors import (
     LayerNotFoundError,
     StoreError,
 )
+from winlayers.layers.service import REMOVING
 
 RECORD = "layer.json"
 TAR = "layer.tar"
@@ -133,7 +134,13 @@ class LayerStore:
             names = os.listdir(self.home)
         except FileNotFoundError:
             return []
-        return sorted(n for n in names if n[0] != "." and os.path.lexists(os.path.join(self.home, n, RECORD)))
+        return sorted(
+            name
+            for name in names
+            if name[0] != "."
+            and not name.endswith(REMOVING)
+            and os.path.lexists(os.path.join(self.home, name, RECORD))
+        )
 
     # -- records --
 
@@ -266,11 +273,15 @@ class LayerStore:
         return True
 
     def require_parent(self, layer_id: str) -> None:
-        """Raise unless the layer is there and is not about to be removed."""
-        if self.record(layer_id).kind != "layer" or os.path.exists(
-            os.path.join(self.folder(layer_id), _REMOVING)
-        ):
-            raise LayerNotFoundError("the parent is being removed", layer=layer_id)
+        """Raise unless the layer can be a parent and is not about to be removed."""
+        if self.record(layer_id).kind != "layer":
+            raise LayerNotFoundError("a scratch layer can't be a parent", layer=layer_id)
+        self.require_staying(layer_id)
+
+    def require_staying(self, layer_id: str) -> None:
+        """Raise LayerNotFoundError if the layer is about to be removed."""
+        if os.path.exists(os.path.join(self.folder(layer_id), _REMOVING)):
+            raise LayerNotFoundError("the layer is being removed", layer=layer_id)
 
     def forbid_children(self, layer_id: str) -> None:
         """See that the layer has no children and gets none from now on, since it will be removed.
