@@ -117,7 +117,7 @@ class LayerCorruptError(LayerError):
 
 
 class LayerContentError(LayerError, ValueError):
-    """A layer's content is refused: a link to nothing, a deletion in a base layer, a stream without a file."""
+    """A layer's content is refused: a link to nothing, a deletion in a base layer, a lone stream."""
 
 
 class UnsupportedError(WinlayersError):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import os
+import io
 import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -212,11 +212,11 @@ class BackupStreamReader:
     def _skip(self) -> None:
         if self._seek is not None and self._left > CHUNK_SIZE:
             # Nothing tells of a seek beyond the end (or it fails, if far beyond), so look where the end is.
-            start = self._seek(0, os.SEEK_CUR)
-            left = self._seek(0, os.SEEK_END) - start
+            start = self._seek(0, io.SEEK_CUR)
+            left = self._seek(0, io.SEEK_END) - start
             if left < self._left:
                 raise self._cut_off(self._left - left)
-            self._seek(start + self._left, os.SEEK_SET)
+            self._seek(start + self._left, io.SEEK_SET)
             self._position += self._left
             self._left = 0
         while self._left:

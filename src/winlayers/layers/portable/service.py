@@ -15,6 +15,7 @@ from winlayers.errors import (
     LayerNotFoundError,
     UnsupportedError,
 )
+from winlayers.layers.archive import archive_stream
 from winlayers.layers.portable import ingest, mounting
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
@@ -22,7 +23,7 @@ from winlayers.layers.portable.changes import index_changes
 from winlayers.layers.portable.index import Index
 from winlayers.layers.portable.scratch import ScratchChanges, ScratchReader, layer_changes
 from winlayers.layers.portable.store import LayerRecord, LayerStore
-from winlayers.layers.portable.streams import TarFile, archive_stream
+from winlayers.layers.portable.streams import TarFile
 from winlayers.layers.portable.tarlayer import TarLayerReader, TarLayerWriter
 from winlayers.layers.portable.view import View, ViewInode
 from winlayers.layers.service import (
