@@ -58,7 +58,7 @@ class ChainViews:
     def forget(self, layer_id: str) -> None:
         """Remove what was made of the layer's chain; it is made again when needed."""
         folder = self._store.folder(layer_id)
-        for name in (folders.VIEW, folders.IMAGE):
+        for name in (folders.VIEW, folders.IMAGE, folders.WRITABLE_IMAGE):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
         durable.remove_tree(os.path.join(folder, folders.EXTRACT))

@@ -46,6 +46,7 @@ MOUNT_DIR = "mount"
 MOUNT_RECORD = "mount.json"
 
 IMAGE = "view.erofs"
+WRITABLE_IMAGE = "view-rw.erofs"
 EXTRACT = "extract"
 FORMAT = 1
 _REMOVING = "removing"
@@ -55,7 +56,7 @@ VIEW_LOCK = ".view.lock"
 MOUNT_LOCK = ".mount.lock"
 
 KNOWN_FILES = frozenset(
-    {RECORD, TAR, INDEX, SIDE, CHAIN, VIEW, IMAGE, EXTRACT, SCRATCH, MOUNT_DIR, MOUNT_RECORD}
+    {RECORD, TAR, INDEX, SIDE, CHAIN, VIEW, IMAGE, WRITABLE_IMAGE, EXTRACT, SCRATCH, MOUNT_DIR, MOUNT_RECORD}
     | {VIEW_LOCK, MOUNT_LOCK, _REMOVING}
 )
 """All that may lie in a layer's folder, beside the alternate id."""

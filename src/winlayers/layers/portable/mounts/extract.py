@@ -34,7 +34,8 @@ EXTRACT = "extract"
 TREE = "tree"
 STAMPS = "stamps.db"
 PLACE = "place.json"
-_SHARED_STAMP = "stamp"
+_SHARED = "shared-"
+_LOCK = ".lock"
 
 
 class ExtractMounter(Mounter):
@@ -136,8 +137,9 @@ class ExtractMounter(Mounter):
     def _read_only_tree(request: MountRequest) -> str:
         """A tree for one read-only mount."""
         shared = None if os.geteuid() == 0 else _shared_tree(request.view, request.view_dir)
-        hidden = durable.temporary_name(request.view_dir)
-        tree = os.path.join(request.view_dir, f".{EXTRACT}-{secrets.token_hex(6)}")
+        folder = _folder(request.view_dir)
+        hidden = durable.temporary_name(folder)
+        tree = os.path.join(folder, f"mount-{secrets.token_hex(6)}")
         with _removed_on_failure(hidden):
             Extractor(request.view, hidden, link_from=shared, read_only=True, locked=True).run()
             os.rename(hidden, tree)
@@ -146,25 +148,27 @@ class ExtractMounter(Mounter):
 
 def _shared_tree(view: View, view_dir: str) -> str:
     """The files of *view*, written out once for all who share them; made again where the view was."""
-    folder = os.path.join(view_dir, EXTRACT)
-    tree = os.path.join(folder, TREE)
-    stamp = stamp_of(view, 0)
-    with durable.FileLock(f"{folder}.lock"):
-        with (
-            contextlib.suppress(OSError),
-            open(os.path.join(folder, _SHARED_STAMP), encoding="ascii") as file,
-        ):
-            if file.read() == stamp:
-                return tree
-        durable.remove_tree(folder)
-        hidden = durable.temporary_name(view_dir)
-        os.mkdir(hidden)
+    folder = _folder(view_dir)
+    tree = os.path.join(folder, f"{_SHARED}{stamp_of(view, 0)}")
+    with durable.FileLock(os.path.join(folder, _LOCK)):
+        if os.path.isdir(tree):
+            return tree
+        durable.sweep(folder)
+        for name in os.listdir(folder):
+            if name.startswith(_SHARED):
+                durable.remove_tree(os.path.join(folder, name))
+        hidden = durable.temporary_name(folder)
         with _removed_on_failure(hidden):
-            Extractor(view, os.path.join(hidden, TREE), read_only=True).run()
-            with open(os.path.join(hidden, _SHARED_STAMP), "w", encoding="ascii") as file:
-                file.write(stamp)
-            os.rename(hidden, folder)
+            Extractor(view, hidden, read_only=True).run()
+            os.rename(hidden, tree)
     return tree
+
+
+def _folder(view_dir: str) -> str:
+    """Where all lies that is made of the view: the shared tree, and those of read-only mounts."""
+    folder = os.path.join(view_dir, EXTRACT)
+    os.makedirs(folder, exist_ok=True)
+    return folder
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ if sys.platform != "win32":
 
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
-_LOOP_SET_CAPACITY = 0x4C07
 _READ_ONLY = 1
 _AUTOCLEAR = 4
 
@@ -80,21 +79,6 @@ def find(path: str) -> str | None:
             except OSError:  # not in use, or gone in the meantime
                 continue
     return None
-
-
-def refresh(path: str) -> None:
-    """Let the loop device over the file *path* see that it has grown.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
-    device = find(path)
-    if device is not None:
-        fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(fd, _LOOP_SET_CAPACITY)
-        finally:
-            os.close(fd)
 
 
 def _attach(backing: int, path: str, read_only: bool) -> tuple[str, int]:

@@ -1,9 +1,9 @@
 """Where a scratch layer's upper and work folders lie: in its own folder, or in a file system of its own size.
 
 Overlayfs can't bound what is written, so a bound is a sparse file, ``scratch.img``, with ext4 in it, mounted
-at ``fs`` beside it for as long as the view is.  Making it takes ``mkfs.ext4``; the kernel grows it.  A size
-that is no smaller than the file system that holds the scratch layer bounds nothing (the default of 127 GB
-mostly is such), so no file is made for it.
+at ``fs`` beside it for as long as the view is.  Making and growing it takes e2fsprogs.  A size that is no
+smaller than the file system that holds the scratch layer bounds nothing (the default of 127 GB mostly is
+such), so no file is made for it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.mounts import loop, mountinfo, syscalls
-
-if sys.platform != "win32":
-    import fcntl
 
 IMAGE = "scratch.img"
 MOUNT = "fs"
@@ -27,8 +23,10 @@ UPPER = "upper"
 WORK = "work"
 
 _EXT4_BLOCK = 4096
-_EXT4_RESIZE = 0x40086610  # EXT4_IOC_RESIZE_FS: _IOW('f', 16, u64), in blocks
-_MINIMUM = 8 << 20
+_SUPER_OFFSET, _SUPER_SIZE = 1024, 1024
+_BLOCK_COUNTS = (0x4, 0x150)  # s_blocks_count_lo and _hi (source: Linux, fs/ext4/ext4.h)
+MINIMUM = 8 << 20
+"""The smallest size that can be enforced, in bytes."""
 _ATTRIBUTES = syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOATIME
 _TIMEOUT = 120
 
@@ -43,13 +41,31 @@ def is_bound(size: int | None, folder: str) -> bool:
 
 def cannot_enforce() -> str | None:
     """Why a scratch layer's size can't be enforced here; None: it can."""
-    if _mkfs() is None:
-        return "mkfs.ext4 is not installed"
+    for tool in ("mkfs.ext4", "e2fsck", "resize2fs"):
+        if _tool(tool) is None:
+            return f"{tool} (of e2fsprogs) is not installed"
     return loop.unavailable()
 
 
-def _mkfs() -> str | None:
-    return shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+def _tool(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+def _run(name: str, *arguments: str, good: tuple[int, ...] = (0,)) -> None:
+    """Run one of e2fsprogs.
+
+    Raises:
+        MountError: it fails.
+    """
+    try:
+        done = subprocess.run(
+            [_tool(name) or name, *arguments], capture_output=True, timeout=_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MountError(f"{name} failed: {error}") from error
+    if done.returncode not in good:
+        said = " ".join(done.stderr.decode("utf-8", "replace").split())
+        raise MountError(f"{name} failed: {said or done.returncode}")
 
 
 @contextlib.contextmanager
@@ -100,53 +116,63 @@ def release(state_dir: str) -> None:
 
 
 def _mount(state_dir: str, image: str, size: int | None) -> bool:
-    """Make and mount what is missing; whether it was mounted only now."""
+    """Make, grow and mount as needed; whether it was mounted only now."""
     folder = os.path.join(state_dir, MOUNT)
     if not os.path.exists(image):
-        if size is None:
-            raise MountError("there is no scratch image", path=image)
-        _make(state_dir, image, size)
-    grown = size is not None and os.path.getsize(image) < size
-    if grown and size is not None:
-        os.truncate(image, size)
+        _make(state_dir, image, size or 0)
+    elif size is not None and _file_system_size(image) < size // _EXT4_BLOCK * _EXT4_BLOCK:
+        release(state_dir)
+        _grow(image, size)
     os.makedirs(folder, exist_ok=True)
-    mounted = bool(mountinfo.mounts_at(folder))
-    if not mounted:
-        _attach(image, folder)
-    if grown:
-        _grow(folder, image)
-    return not mounted
+    if mountinfo.mounts_at(folder):
+        return False
+    _attach(image, folder)
+    return True
 
 
 def _make(state_dir: str, image: str, size: int) -> None:
-    mkfs, why = _mkfs(), cannot_enforce()
-    if mkfs is None or why is not None:
+    why = cannot_enforce()
+    if why is not None:
         raise UnsupportedError(
             f"the scratch layer's size of {size} bytes can't be enforced: {why}",
             hint="set no size, or use another kind of mount",
         )
-    if size < _MINIMUM:
-        raise UnsupportedError(
-            f"a scratch layer can't be smaller than {_MINIMUM} bytes with this kind of mount"
-        )
+    if size < MINIMUM:
+        raise UnsupportedError(f"a scratch layer of {size} bytes is too small: it takes {MINIMUM} at least")
     upper = os.path.join(state_dir, UPPER)
     if os.path.isdir(upper) and os.listdir(upper):
-        raise UnsupportedError("a scratch layer that holds changes can't be bound any more", path=upper)
+        raise UnsupportedError(
+            "a scratch layer that holds changes can't be given a size any more", path=upper
+        )
     hidden = f"{image}.new"
     with open(hidden, "wb") as file:
         file.truncate(size)
-    options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    command = [mkfs, "-q", "-F", "-m", "0", "-b", str(_EXT4_BLOCK), "-O", "ea_inode", "-E", options, hidden]
     try:
-        made = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+        _run("mkfs.ext4", "-q", "-F", "-m0", f"-b{_EXT4_BLOCK}", "-Oea_inode", "-E", options, hidden)
+    except MountError:
         os.unlink(hidden)
-        raise MountError(f"mkfs.ext4 failed: {error}") from error
-    if made.returncode:
-        os.unlink(hidden)
-        said = " ".join(made.stderr.decode("utf-8", "replace").split())
-        raise MountError(f"mkfs.ext4 failed: {said or made.returncode}")
+        raise
     os.replace(hidden, image)
+
+
+def _grow(image: str, size: int) -> None:
+    if loop.find(image) is not None:
+        raise MountError("the scratch layer is in use, so it can't be grown", path=image)
+    os.truncate(image, size)
+    _run("e2fsck", "-f", "-p", image, good=(0, 1))  # 1: errors were put right
+    _run("resize2fs", image)
+
+
+def _file_system_size(image: str) -> int:
+    """The size of the ext4 file system in the file, in bytes (its superblock counts blocks)."""
+    with open(image, "rb") as file:
+        file.seek(_SUPER_OFFSET)
+        head = file.read(_SUPER_SIZE)
+    if len(head) < _SUPER_SIZE:
+        raise MountError("not a scratch layer's file system", path=image)
+    low, high = (int.from_bytes(head[at : at + 4], "little") for at in _BLOCK_COUNTS)
+    return (high << 32 | low) * _EXT4_BLOCK
 
 
 def _attach(image: str, folder: str) -> None:
@@ -162,17 +188,5 @@ def _attach(image: str, folder: str) -> None:
             os.close(mount)
     except OSError as error:
         raise MountError(f"the scratch layer can't be mounted: {error.strerror}", path=image) from error
-    finally:
-        os.close(fd)
-
-
-def _grow(folder: str, image: str) -> None:
-    blocks = os.path.getsize(image) // _EXT4_BLOCK
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        loop.refresh(image)
-        fcntl.ioctl(fd, _EXT4_RESIZE, blocks.to_bytes(8, sys.byteorder))
-    except OSError as error:
-        raise MountError(f"the scratch layer can't be grown: {error.strerror}", path=image) from error
     finally:
         os.close(fd)
