@@ -53,7 +53,7 @@ def archive_stream(reader: LayerReader | None) -> GeneratedTar:
 
 
 def _archive(reader: LayerReader | None) -> Iterator[bytes]:
-    buffer = _Buffer()
+    buffer = TarBuffer()
     writer = TarWriter(buffer)
     if reader is not None:
         for entry, streams in reader:
@@ -64,7 +64,7 @@ def _archive(reader: LayerReader | None) -> Iterator[bytes]:
     yield buffer.take()
 
 
-class _Buffer:
+class TarBuffer:
     """A sink that keeps what it is given until it is taken."""
 
     def __init__(self) -> None:

@@ -124,6 +124,11 @@ class Root:
             raise LayerContentError("not a regular file", path=path)
         return open(fd, "rb")
 
+    def read_link(self, path: str) -> str:
+        """The text of the symbolic link *path*."""
+        where, folder = self._at(path)
+        return os.readlink(where, dir_fd=folder)
+
     # -- changing --
 
     def make_parents(self, path: str, mode: int = 0o755) -> None:

@@ -16,7 +16,7 @@ from winlayers.errors import (
     UnsupportedError,
 )
 from winlayers.layers.archive import archive_stream
-from winlayers.layers.portable import ingest, mounting
+from winlayers.layers.portable import ingest, mounting, plain
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
 from winlayers.layers.portable.changes import index_changes
@@ -27,7 +27,9 @@ from winlayers.layers.portable.streams import TarFile
 from winlayers.layers.portable.tarlayer import TarLayerReader, TarLayerWriter
 from winlayers.layers.portable.view import View, ViewInode
 from winlayers.layers.service import (
+    REMOVING,
     DriverInfo,
+    Flavour,
     LayerChange,
     LayerEntry,
     LayerReader,
@@ -89,7 +91,16 @@ class PortableLayerService(LayerService):
     # -- life --
 
     def exists(self, layer_id: str) -> bool:
-        return self.store.find(layer_id) is not None
+        return self.store.find(layer_id) is not None or self._is_plain(layer_id)
+
+    def _is_plain(self, layer_id: str) -> bool:
+        """Whether it is a layer of the differencing flavour: plain files in its folder, no tar."""
+        if self.info.flavour is not Flavour.DIFF or layer_id.endswith(REMOVING):
+            return False
+        record = self.store.find(layer_id)
+        if record is not None and (record.committed or record.kind != "layer"):
+            return False
+        return plain.is_plain(self.store.folder(layer_id))
 
     def create(self, layer_id: str, parent_id: str) -> None:
         parents = [] if not parent_id else [parent_id, *self.store.parents(parent_id)]
@@ -139,10 +150,16 @@ class PortableLayerService(LayerService):
 
     # -- views --
 
+    # A plain layer is its own view: there is nothing to mount.
+
     def activate(self, layer_id: str) -> None:
+        if self._is_plain(layer_id):
+            return
         self.mounts.activate(layer_id)
 
     def prepare(self, layer_id: str, chain: Sequence[str]) -> None:
+        if self._is_plain(layer_id):
+            return
         self.mounts.prepare(layer_id, self.store.ids_of(chain))
 
     def unprepare(self, layer_id: str) -> None:
@@ -155,6 +172,8 @@ class PortableLayerService(LayerService):
         return self.mounts.is_prepared(layer_id)
 
     def mount_path(self, layer_id: str) -> str:
+        if self._is_plain(layer_id):
+            return self.store.folder(layer_id)
         self.store.record(layer_id)
         return self.mounts.path(layer_id)
 
@@ -185,6 +204,8 @@ class PortableLayerService(LayerService):
         self.store.publish(layer_id, hidden, record, parents)
 
     def export_tar(self, layer_id: str, chain: Sequence[str]) -> TarStream:
+        if self._is_plain(layer_id):
+            return plain.plain_tar(self.store.folder(layer_id), layer_id)
         record = self.store.record(layer_id)
         if record.kind == "scratch":
             return archive_stream(self._scratch_reader(layer_id))
@@ -224,6 +245,8 @@ class PortableLayerService(LayerService):
             write_folder(reader, folder, None if view is None else lambda entry: _linked(view, entry))
 
     def changes(self, layer_id: str, chain: Sequence[str]) -> Iterator[LayerChange]:
+        if self._is_plain(layer_id):
+            return plain.plain_changes(self.store.folder(layer_id))
         record = self.store.record(layer_id)
         parents = self.store.parents(layer_id)
         if record.kind == "scratch":
@@ -243,6 +266,8 @@ class PortableLayerService(LayerService):
             yield from index_changes(index, view)
 
     def open_file(self, layer_id: str, path: str) -> BinaryIO:
+        if self._is_plain(layer_id):
+            return super().open_file(layer_id, path)
         with self.views.index(layer_id) as index:
             row = index.lookup(path)
         if row is None or row.code != 0:
