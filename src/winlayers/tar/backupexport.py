@@ -47,7 +47,8 @@ def write_from_backup_stream(
         path: the file's path in the layer, ``/``-separated.
         source: the backup stream, from where it stands to its end.
         metadata: attributes and times; the rest comes from the stream.
-        size: the size that the file must have, where it is known from elsewhere.
+        size: the size that the file must have.  None takes the stream's word for it: then a few bytes of a
+            hostile stream can make a sparse file of any size.
 
     Raises:
         BackupStreamError: the stream is malformed or has another size.

@@ -130,6 +130,7 @@ class _Streams:
         self._header: TarHeader | None = header
         self._at_file = True
         self._ended = False
+        self._passed_over = False
         name = header.name.rstrip("/")
         self._prefixes = (f"{name}:", f"{header.name}:")
         self._has_data = header.typeflag not in _NO_DATA and header.typeflag != LINK
@@ -145,6 +146,8 @@ class _Streams:
             if self._has_data:
                 return TarDataStream("", header.size, self._chunks(header), header)
         if self._ended:
+            if self._passed_over:
+                raise self._too_late()
             raise StopIteration
         header = self._header = self._reader.next()
         if header is None or not self._is_stream(header):
@@ -161,17 +164,20 @@ class _Streams:
 
     def _chunks(self, header: TarHeader) -> Iterator[bytes | memoryview]:
         if header is not self._header:
-            raise TarError("a data stream was read after the tar had gone on", path=header.name)
+            raise self._too_late()
         for chunk in self._reader.chunks():
             yield chunk
             if header is not self._header:
-                raise TarError("a data stream was read after the tar had gone on", path=header.name)
+                raise self._too_late()
+
+    def _too_late(self) -> TarError:
+        return TarError("a data stream was read after the tar had gone on", path=self._prefixes[0][:-1])
 
     def finish(self) -> TarHeader | None:
         """Pass over what is left; return the first header that is not of this entry."""
-        for _ in self:
-            pass
+        unread = sum(1 for _ in self)
         header, self._header = self._header, None
+        self._passed_over = unread > 0
         return header
 
 
