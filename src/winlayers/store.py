@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,9 @@ from winlayers.images.store import ImageStore, Removed
 if TYPE_CHECKING:
     from winlayers.containers.store import ContainerStore
     from winlayers.graphdriver import Change, GraphDriver
+    from winlayers.images.check import ImageFinding
     from winlayers.images.platforms import Platform
+    from winlayers.layers.portable.check import Finding
     from winlayers.layers.service import TarStream
 
 VERSION = 1
@@ -104,6 +106,29 @@ class Store:
                     self._driver_name, os.fspath(self.root / "layers"), self._driver_options
                 )
             return self._driver
+
+    # -- repair --
+
+    def check(self, *, repair: bool = False, deep: bool = True) -> Iterator[Finding | ImageFinding]:
+        """Look for damage in images, layers and containers, and mend what can be mended without guessing.
+
+        Args:
+            repair: make derived files again, restore layers from their images' blobs, clean up after mounts
+                that are gone, remove leftovers and damaged blobs.
+            deep: read everything and compare digests; otherwise only sizes are compared.
+        """
+        from winlayers.images.check import ImageChecker, ImageFinding, restore_layer
+        from winlayers.layers.portable.service import PortableLayerService
+
+        yield from ImageChecker(self.images, repair=repair, deep=deep).run()
+        service = getattr(self.driver, "service", None)
+        if isinstance(service, PortableLayerService):
+            yield from service.check(
+                repair=repair, deep=deep, restore=functools.partial(restore_layer, self.images)
+            )
+        for container in self.containers.containers():
+            if not self.driver.exists(container.id):
+                yield ImageFinding(f"container {container.name}", f"its layer {container.id} is missing")
 
     # -- images --
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "commit": Entry(f"{_COMMANDS}.containers:commit", _CONTAINERS, "Make an image of a container."),
     "rm": Entry(f"{_COMMANDS}.containers:rm", _CONTAINERS, "Remove containers."),
     "layers": Entry(f"{_COMMANDS}.layers:layers", _LAYERS, "List an image's layers, base first."),
+    "check": Entry(f"{_COMMANDS}.check:check", _LAYERS, "Look for damage in the store, and mend it."),
     "layer": Entry(f"{_COMMANDS}.layers:layer", _LAYERS, "Work on single layers."),
 }
 
@@ -82,7 +83,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a test's stand-in may not have it
             stream.reconfigure(errors="backslashreplace")
     try:
-        cli.main(given, prog_name="winlayers", standalone_mode=False)
+        # Outside its standalone mode click returns the code of ``Context.exit`` instead of raising it.
+        code = cli.main(given, prog_name="winlayers", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -105,7 +107,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         name = f"{error.filename}: " if error.filename is not None else ""
         _complain(f"{name}{error.strerror or error}")
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _complain(message: str) -> None:

@@ -366,6 +366,14 @@ class LayerService(abc.ABC):
     def export_folder(self, layer_id: str, folder: str, chain: Sequence[str]) -> None:
         """Write the layer to *folder* in the transport format (ExportLayer)."""
 
+    def facts(self, layer_id: str) -> dict[str, str]:
+        """What the service knows of a layer without reading it, for metadata and listings.
+
+        Keys that mean the same in every service: ``entries`` (a number), ``size`` (bytes in all data streams),
+        ``tar_size`` (bytes of its tar), ``digest`` (its diff id).  Services that know nothing give nothing.
+        """
+        return {}
+
     def changes(self, layer_id: str, chain: Sequence[str]) -> Iterator[LayerChange] | None:
         """The layer's changes from an index, additions told from modifications; None: there is no index.
 

@@ -337,7 +337,8 @@ class WindowsGraphDriver(GraphDriver):
     # -- where things are --
 
     def get_metadata(self, layer_id: str) -> dict[str, str]:
-        return {"dir": self.layer_path(layer_id)}
+        path = self.layer_path(layer_id)
+        return {**self.service.facts(os.path.basename(path)), "dir": path}
 
     def layer_chain(self, layer_id: str) -> list[str]:
         return self._resolve_existing(layer_id)[1]

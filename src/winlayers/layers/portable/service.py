@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from winlayers import durable
@@ -20,6 +20,7 @@ from winlayers.layers.portable import ingest, mounting, plain
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
 from winlayers.layers.portable.changes import index_changes
+from winlayers.layers.portable.check import Checker, Finding
 from winlayers.layers.portable.index import Index
 from winlayers.layers.portable.scratch import ScratchChanges, ScratchReader, layer_changes
 from winlayers.layers.portable.store import LayerRecord, LayerStore
@@ -243,6 +244,24 @@ class PortableLayerService(LayerService):
         with self.open_reader(layer_id, chain) as reader, contextlib.ExitStack() as stack:
             view = stack.enter_context(self.views.open(parents[0])) if parents else None
             write_folder(reader, folder, None if view is None else lambda entry: _linked(view, entry))
+
+    def facts(self, layer_id: str) -> dict[str, str]:
+        record = self.store.find(layer_id)
+        if record is None or not record.committed or record.digest is None:
+            return {}
+        numbers = {"entries": record.entries, "size": record.data_size, "tar_size": record.tar_size}
+        return {"digest": record.digest, **{key: str(value) for key, value in numbers.items()}}
+
+    def check(
+        self,
+        *,
+        repair: bool = False,
+        deep: bool = True,
+        restore: Callable[[str, str, str], bool] | None = None,
+    ) -> Iterator[Finding]:
+        """Look for damage in the store; see :class:`~winlayers.layers.portable.check.Checker`."""
+        checker = Checker(self.store, self.views, self.mounts, repair=repair, deep=deep, restore=restore)
+        return checker.run()
 
     def changes(self, layer_id: str, chain: Sequence[str]) -> Iterator[LayerChange]:
         if self._is_plain(layer_id):

@@ -1,0 +1,143 @@
+"""Looking for damage above the layers: blobs, documents, references, and what they rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+
+from winlayers import durable
+from winlayers.errors import WinlayersError
+from winlayers.images.blobstream import LayerStream
+from winlayers.images.documents import REF_NAME, Descriptor
+from winlayers.images.image import Image
+from winlayers.images.store import ImageStore
+
+_CHUNK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageFinding:
+    """One thing that is wrong; the fields are those of the layer store's findings.
+
+    Attributes:
+        subject: the image, blob or container that it is about.
+        problem: what is wrong.
+        action: what was done about it; "" if nothing was.
+        mended: whether it is right again.
+    """
+
+    subject: str
+    problem: str
+    action: str = ""
+    mended: bool = False
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.problem}"
+        return f"{text}; {self.action}" if self.action else text
+
+
+class ImageChecker:
+    """Checks the images of a store.
+
+    Args:
+        repair: remove damaged blobs, so that the next load or pull brings them again.
+        deep: read every blob and compare its digest; otherwise only sizes are compared.
+    """
+
+    def __init__(self, store: ImageStore, *, repair: bool = False, deep: bool = True) -> None:
+        self._store = store
+        self._repair = repair
+        self._deep = deep
+
+    def run(self) -> Iterator[ImageFinding]:
+        """All findings."""
+        damaged = set()
+        for digest, size in list(self._store.content.digests()):
+            problem = self._blob_problem(digest, size)
+            if problem is not None:
+                damaged.add(digest)
+                yield self._damaged(digest, problem)
+        blobs = os.fspath(self._store.content.root / "blobs" / "sha256")
+        for name in sorted(os.listdir(blobs)):
+            if durable.is_leftover(name):
+                yield self._leftover(os.path.join(blobs, name), name)
+        for descriptor in self._store.content.manifests():
+            yield from self._image(descriptor, damaged)
+
+    def _blob_problem(self, digest: str, size: int) -> str | None:
+        if not self._deep:
+            return None
+        found = hashlib.sha256()
+        try:
+            with self._store.content.open(digest) as file:
+                while data := file.read(_CHUNK):
+                    found.update(data)
+        except (OSError, WinlayersError) as error:
+            return f"can't be read: {error}"
+        actual = f"sha256:{found.hexdigest()}"
+        return None if actual == digest else f"changed: its digest is {actual}"
+
+    def _damaged(self, digest: str, problem: str) -> ImageFinding:
+        if not self._repair:
+            return ImageFinding(f"blob {digest}", problem)
+        self._store.content.delete(digest)
+        return ImageFinding(f"blob {digest}", problem, "removed; load or pull its image again", False)
+
+    def _leftover(self, path: str, name: str) -> ImageFinding:
+        problem = "half done work of a process that is gone"
+        if not self._repair:
+            return ImageFinding(name, problem)
+        os.unlink(path)
+        return ImageFinding(name, problem, "removed", True)
+
+    def _image(self, descriptor: Descriptor, damaged: set[str]) -> Iterator[ImageFinding]:
+        name = descriptor.annotations.get(REF_NAME, descriptor.digest)
+        try:
+            manifest = self._store.read_manifest(descriptor)
+            image = self._store.find(descriptor.digest)
+        except WinlayersError as error:
+            yield ImageFinding(f"image {name}", str(error))
+            return
+        for blob in (manifest.config, *manifest.layers):
+            if blob.digest not in damaged and not self._store.content.has(blob) and not blob.urls:
+                yield ImageFinding(f"image {name}", f"the blob {blob.digest} is missing or has another size")
+        yield from self._layers(name, image)
+
+    def _layers(self, name: str, image: Image) -> Iterator[ImageFinding]:
+        for info in self._store.layers(image):
+            if not info.present:
+                continue
+            digest = self._store.driver.get_metadata(info.id).get("digest")
+            if digest is not None and digest != info.diff_id:
+                yield ImageFinding(
+                    f"image {name}", f"layer {info.id} has the diff id {digest}, not {info.diff_id}"
+                )
+
+
+def restore_layer(store: ImageStore, layer_id: str, diff_id: str, target: str) -> bool:
+    """Write the layer's uncompressed tar to the new file *target*, from the blob of an image that has it.
+
+    Returns:
+        Whether some image's blob could be used.
+
+    Raises:
+        OSError: *target* can't be written.
+    """
+    for image in store.images():
+        for blob, known in zip(image.manifest.layers, image.config.diff_ids, strict=True):
+            if known != diff_id or not store.content.has(blob):
+                continue
+            try:
+                with (
+                    store.content.open(blob.digest) as raw,
+                    LayerStream(raw, blob, diff_id) as stream,
+                    open(target, "wb") as file,
+                ):
+                    while data := stream.read(_CHUNK):
+                        file.write(data)
+            except WinlayersError:
+                continue  # that blob is damaged as well; another image may have a good one
+            return True
+    return False
