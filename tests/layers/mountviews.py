@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import functools
+import gzip
+import io
+import json
 import os
 import sqlite3
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+import zstandard
+
+from tests.support import PYTHON_APP, require
 from winlayers.layers.portable import xattrs
+from winlayers.layers.portable.chain import ChainViews
 from winlayers.layers.portable.index import pack_eas
 from winlayers.layers.portable.merge import build_view
 from winlayers.layers.portable.posix import file_mode, link_text, posix_nanoseconds
+from winlayers.layers.portable.service import PortableLayerService
+from winlayers.layers.portable.store import LayerStore
 from winlayers.layers.portable.view import ROOT, Source, View, ViewInode, ViewNode
+from winlayers.layers.service import DriverInfo
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.filetime import filetime_from_unix
 from winlayers.win32.metadata import ExtendedAttribute, FileMetadata
 from winlayers.win32.names import encode_wtf8, fold_key, host_safe
+from winlayers.win32.reparse import MountPoint, SymbolicLink
 
 DESCRIPTOR = bytes.fromhex("0100048014000000200000000000000000000000") + b"".join(
     bytes.fromhex("010100000000000512000000") for _ in range(2)
@@ -254,8 +265,6 @@ def odd_view(home: Path) -> View:
 
 
 def _add_links(b: ViewBuilder) -> None:
-    from winlayers.win32.reparse import MountPoint, SymbolicLink
-
     link = FileAttributes.REPARSE_POINT
     for name, point in (
         ("to-file", SymbolicLink.to(r"windows\SYSTEM32\A.DLL")),
@@ -273,3 +282,23 @@ def _add_links(b: ViewBuilder) -> None:
             b.directory(f"Files/{name}", FileMetadata(both, TIME, TIME, TIME, TIME, DESCRIPTOR, (), reparse))
     wci = bytes.fromhex("18000080080000000102030405060708")
     b.file("Files/wci", b"data", FileMetadata(link, TIME, TIME, TIME, TIME, DESCRIPTOR, (), wci))
+
+
+def real_view(home: Path) -> View:
+    """The merged view of the sample image of a real application, imported into a store at *home*."""
+    require(PYTHON_APP.is_dir(), f"the sample image is not at {PYTHON_APP}")
+    blobs = PYTHON_APP / "blobs" / "sha256"
+    (index,) = json.loads((PYTHON_APP / "index.json").read_bytes())["manifests"]
+    manifest = json.loads((blobs / index["digest"].partition(":")[2]).read_bytes())
+    home.mkdir()
+    service = PortableLayerService(DriverInfo(str(home)))
+    chain: list[str] = []
+    for number, layer in enumerate(manifest["layers"]):
+        data = (blobs / layer["digest"].partition(":")[2]).read_bytes()
+        if layer["mediaType"].endswith("zstd"):
+            raw = io.BytesIO(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read())
+        else:
+            raw = io.BytesIO(gzip.decompress(data) if layer["mediaType"].endswith("gzip") else data)
+        service.import_tar(f"layer{number}", chain, raw)
+        chain.insert(0, service.layer_path(f"layer{number}"))
+    return ChainViews(LayerStore(str(home))).open(os.path.basename(chain[0]))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.layers.mountviews import assert_mounted, odd_view
+from tests.layers.mountviews import ViewBuilder, assert_mounted, odd_view, real_view
 from tests.support import require, require_root
+from winlayers.errors import LayerCorruptError, MountError, UnsupportedError
 from winlayers.layers.portable import xattrs
-from winlayers.layers.portable.mounts import mountinfo
+from winlayers.layers.portable.mounts import erofs, mountinfo, scratch, syscalls
 from winlayers.layers.portable.mounts.contract import MountRecord, MountRequest
 from winlayers.layers.portable.mounts.erofs import ErofsMounter
-from winlayers.layers.portable.view import View
+from winlayers.layers.portable.view import Source, View
 
 pytestmark = pytest.mark.root
 
@@ -82,3 +88,241 @@ def test_a_writable_mount_shows_the_same(mounted: Mounted, view: View) -> None:
     target, record = mounted.mount(view, writable=True)
     assert record.writable
     assert_mounted(view, target, room=xattrs.WRITABLE_ROOM)
+
+
+def test_128_layers_and_their_side_files(mounted: Mounted, tmp_path: Path) -> None:
+    b = ViewBuilder(tmp_path / "many", 128)
+    for layer in range(128):
+        b.file(f"Files/tar {layer}", b"%d" % layer, layer=layer)
+        b.file(f"Files/side {layer}", bytes([layer]) * 5000, layer=layer, source=Source.SIDE)
+    with b.finish() as view:
+        target, _ = mounted.mount(view, writable=True)
+        assert assert_mounted(view, target, room=xattrs.WRITABLE_ROOM) == 256
+
+
+def test_a_deep_tree_with_long_names_in_a_long_folder(mounted: Mounted, tmp_path: Path) -> None:
+    # Longer than an option of fsconfig(2) can be, and with what separates options.
+    home = tmp_path / ("long," * 40) / ("colon:" * 20)
+    home.mkdir(parents=True)
+    b = ViewBuilder(home / "home")
+    path = "Files"
+    for depth in range(60):
+        path += f"/directory {depth} " + "x" * 80
+        b.directory(path)
+    b.file(f"{path}/file", b"deep")
+    with b.finish() as view:
+        target, record = mounted.mount(view)
+        directory = os.open(target, os.O_RDONLY)
+        for part in path.split("/")[1:]:
+            below = os.open(part, os.O_RDONLY, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        with open(os.open("file", os.O_RDONLY, dir_fd=directory), "rb") as file:
+            os.close(directory)
+            assert file.read() == b"deep"
+        mounted.unmount(record)
+        state = home / "state"
+        state.mkdir()
+        request = MountRequest(view, os.path.dirname(view.path), target, str(state))
+        record = ErofsMounter().mount(request)
+        try:
+            Path(target, "new").write_bytes(b"x")
+            assert [e.path for e in ErofsMounter().changes(view, str(state))] == ["new"]
+        finally:
+            ErofsMounter().unmount(record)
+
+
+def test_an_empty_view(mounted: Mounted, tmp_path: Path) -> None:
+    b = ViewBuilder(tmp_path / "empty")
+    b.db.execute("DELETE FROM nodes WHERE id = ?", (b.nodes["Files"],))
+    with b.finish() as view:
+        assert view.drive is None
+        target, _ = mounted.mount(view, writable=True)
+        assert os.listdir(target) == []
+        Path(target, "new").write_bytes(b"x")
+
+
+def test_a_large_file_in_several_chunks(mounted: Mounted, tmp_path: Path) -> None:
+    b = ViewBuilder(tmp_path / "large")
+    b.file("Files/large", b"start")
+    size = (5 << 30) + 777
+    (offset,) = b.db.execute("SELECT offset FROM inodes WHERE id = ?", (b.inodes["Files/large"],)).fetchone()
+    b.db.execute("UPDATE inodes SET size = ? WHERE id = ?", (size, b.inodes["Files/large"]))
+    tar = tmp_path / "large" / "layer0" / "layer.tar"
+    marks = [1 << 30, (1 << 30) - 3, 4 << 30, size - 5]
+    with open(tar, "r+b") as file:
+        file.truncate(offset + size + 512 - size % 512)
+        for mark in marks:
+            file.seek(offset + mark)
+            file.write(b"mark!")
+    with b.finish() as view:
+        target, _ = mounted.mount(view)
+        path = Path(target, "large")
+        assert path.stat().st_size == size
+        with open(path, "rb") as file:
+            assert file.read(5) == b"start"
+            for mark in marks[2:] + marks[1:2]:
+                file.seek(mark)
+                assert file.read(5) == b"mark!"
+
+
+def test_the_mount_outlives_and_is_found_by_its_id(mounted: Mounted, view: View) -> None:
+    _, record = mounted.mount(view, writable=True)
+    again = MountRecord(**json.loads(json.dumps(dataclasses.asdict(record))))
+    mounter = ErofsMounter()
+    assert mounter.is_alive(again)
+    assert not mounter.is_alive(dataclasses.replace(again, boot_id="another"))
+    assert not mounter.is_alive(dataclasses.replace(again, details={**again.details, "mount_id": "1"}))
+    mounter.unmount(dataclasses.replace(again, boot_id="another"))
+    assert mounter.is_alive(again)
+    mounter.unmount(again)
+    assert not mounter.is_alive(again)
+    mounter.unmount(again)
+
+
+def test_a_mount_is_not_for_devices_and_set_user_id(mounted: Mounted, view: View) -> None:
+    for writable in (False, True):
+        target, record = mounted.mount(view, writable=writable)
+        flags = os.statvfs(target).f_flag
+        assert flags & os.ST_NODEV
+        assert flags & os.ST_NOSUID
+        mounted.unmount(record)
+
+
+def test_a_busy_mount_stays_and_names_who_uses_it(
+    mounted: Mounted, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erofs, "_RETRIES", 2)
+    target, record = mounted.mount(view, writable=True)
+    with open(Path(target, "one"), "rb"):
+        with pytest.raises(MountError, match=rf"busy .*process {os.getpid()}"):
+            ErofsMounter().unmount(record)
+        assert ErofsMounter().is_alive(record)
+
+
+def test_changes_survive_unmounting_and_mounting_again(mounted: Mounted, view: View) -> None:
+    target, record = mounted.mount(view, writable=True)
+    Path(target, "new").write_bytes(b"kept")
+    Path(target, "one").unlink()
+    mounted.unmount(record)
+    target, _ = mounted.mount(view, writable=True)
+    assert Path(target, "new").read_bytes() == b"kept"
+    assert not Path(target, "one").exists()
+
+
+def test_origins_are_found_after_the_image_was_made_again(mounted: Mounted, view: View) -> None:
+    target, record = mounted.mount(view, writable=True)
+    os.rename(Path(target, "one"), Path(target, "uno"))
+    with open(Path(target, "block"), "ab") as file:
+        file.write(b"!")
+    mounted.unmount(record)
+    state = str(mounted.folder / "state")
+    folder = os.path.dirname(view.path)
+    before = [(e.path, e.origin) for e in ErofsMounter().changes(view, state)]
+    assert ("uno", "one") in before
+    for name in os.listdir(folder):
+        if name.endswith(".erofs"):
+            os.unlink(os.path.join(folder, name))
+    target, record = mounted.mount(view, writable=True)
+    assert [(e.path, e.origin) for e in ErofsMounter().changes(view, state)] == before
+
+
+def test_what_a_killed_attempt_left_is_cleaned_up(mounted: Mounted, view: View, tmp_path: Path) -> None:
+    target, _ = mounted.mount(view)  # a read-only image, as left between the steps of a writable mount
+    target, _ = mounted.mount(view, writable=True)
+    assert [mount.kind for mount in mountinfo.mounts_at(target)] == ["overlay"]
+    with pytest.raises(MountError, match="mounted there already"):
+        mounted.mount(view)
+
+
+@pytest.mark.parametrize("call", ["create", "mount", "move_mount"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_failure_leaves_nothing_mounted(
+    mounted: Mounted, view: View, monkeypatch: pytest.MonkeyPatch, call: str, which: int
+) -> None:
+    where = syscalls if call == "move_mount" else syscalls.Context
+    real = getattr(where, call)
+    calls = 0
+
+    def fail_once(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == which + 1:
+            raise syscalls.MountCallError(errno.EIO, "made up", call)
+        return real(*arguments)
+
+    before = mountinfo.mounts()
+    monkeypatch.setattr(where, call, fail_once)
+    with pytest.raises(MountError, match="made up"):
+        mounted.mount(view, writable=True)
+    assert mountinfo.mounts() == before
+
+
+def test_data_beyond_a_layer_s_end_is_damage(mounted: Mounted, view: View, tmp_path: Path) -> None:
+    os.truncate(tmp_path / "home" / "layer1" / "layer.tar", 512)
+    with pytest.raises(LayerCorruptError, match="layer1"):
+        mounted.mount(view)
+
+
+# -- sizes --
+
+
+def test_a_size_is_enforced_and_can_grow(mounted: Mounted, view: View) -> None:
+    why = scratch.cannot_enforce()
+    require(why is None, str(why))
+    target, record = mounted.mount(view, writable=True, size=16 << 20)
+    with pytest.raises(OSError, match="No space left"):
+        Path(target, "fill").write_bytes(bytes(20 << 20))
+    written = Path(target, "fill").stat().st_size
+    assert 4 << 20 < written < 16 << 20
+    mounted.unmount(record)
+    state = str(mounted.folder / "state")
+    assert not mountinfo.mounts_at(os.path.join(state, scratch.MOUNT))
+    entries = list(ErofsMounter().changes(view, state))
+    assert [(e.path, e.size) for e in entries] == [("fill", written)]
+    with entries[0].open() as file:  # type: ignore[misc]  # a file has one
+        assert len(file.read()) == written
+    del entries
+    target, record = mounted.mount(view, writable=True, size=64 << 20)
+    Path(target, "more").write_bytes(bytes(20 << 20))
+    mounted.unmount(record)
+    mounted.mount(view, writable=True)
+    assert Path(target, "more").stat().st_size == 20 << 20
+
+
+def test_a_size_that_bounds_nothing_takes_no_file_system(mounted: Mounted, view: View) -> None:
+    mounted.mount(view, writable=True, size=127 << 30)
+    assert not (mounted.folder / "state" / scratch.IMAGE).exists()
+    assert not scratch.is_bound(None, str(mounted.folder))
+    about = os.statvfs(mounted.folder)
+    assert not scratch.is_bound(about.f_blocks * about.f_frsize, str(mounted.folder))
+    assert scratch.is_bound(1 << 20, str(mounted.folder))
+
+
+def test_sizes_that_can_t_be_are_refused(
+    mounted: Mounted, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnsupportedError, match="too small"):
+        mounted.mount(view, writable=True, size=1 << 20)
+    target, record = mounted.mount(view, writable=True)
+    Path(target, "new").write_bytes(b"")
+    mounted.unmount(record)
+    with pytest.raises(UnsupportedError, match="holds changes"):
+        mounted.mount(view, writable=True, size=32 << 20)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(UnsupportedError, match="not installed"):
+        mounted.mount(view, writable=True, size=32 << 20)
+    assert not mountinfo.mounts_at(target)
+
+
+# -- a real image --
+
+
+def test_the_merged_view_of_a_real_image(mounted: Mounted, tmp_path: Path) -> None:
+    with real_view(tmp_path / "store") as view:
+        target, _ = mounted.mount(view, writable=True)
+        assert assert_mounted(view, target, room=xattrs.WRITABLE_ROOM) > 700
+        root = Path(target)
+        assert [name for name in os.listdir(root) if name.lower() == "windows"] == ["Windows"]
+        assert (root / "Windows" / "win.ini").is_dir()
+        assert os.listdir(root / "Windows" / "Globalization") == ["new.nls"]

@@ -121,7 +121,7 @@ def write_image(view: View, path: str, room: int = xattrs.READ_ONLY_ROOM) -> Non
     with replacing(path) as file:
         try:
             _write(view, file, room)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, struct.error) as error:
             raise LayerCorruptError(f"the view is damaged: {error}", layer=view.path) from error
 
 

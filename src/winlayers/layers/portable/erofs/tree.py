@@ -47,6 +47,10 @@ _ACL_BIT = fs.filter_bit(_USER, xattrs.ACL)
 _EA_BIT = fs.filter_bit(_USER, xattrs.EA)
 _FIXED_COST = xattrs.cost(xattrs.TIMES, 32) + xattrs.cost(xattrs.CRTIME, 8) + xattrs.cost(xattrs.ATTRIB, 4)
 
+_LARGEST = fs.MAX_CHUNK_BITS - fs.BLOCK_BITS
+_UNALIGNED = fs.BLOCK - 1
+_FARTHEST = (fs.MAX_DEVICE_BLOCKS - 1 << fs.BLOCK_BITS) - (1 << fs.MAX_CHUNK_BITS)
+
 # An inode whose attributes are some shared ones, ntfs_times and ntfs_crtime: all that most files have.
 _COMMON = "<HHHHQIIIIqII16xIB7x{shared}IBBH10s4q2xBBH11sqx"
 _COMMON_SIZE = fs.INODE_SIZE + fs.XATTR_HEADER.size + 48 + 24
@@ -137,7 +141,10 @@ class Tree:
             if len(name) > 255 or not name.isascii() or b"%{" in name or name in (b".", b".."):
                 name = host_safe(decode_wtf8(name)).encode("utf-8")
             if row[16] == 1 or row[3] == 1:
-                child, kind = self._entry(row)
+                if row[10] is None and row[3] == 0:
+                    child, kind = self._common(row, file_mode(row[4]), row[15]), fs.TYPE_FILE
+                else:
+                    child, kind = self._entry(row)
             else:
                 child, kind = self._linked_entry(row)
             if kind == fs.TYPE_DIRECTORY:
@@ -197,11 +204,16 @@ class Tree:
             return self._unusual(row, mode, size)
         chunk: tuple[int, ...] = ()
         if size:
-            indexes, start = self._chunks(Extent(row[12], row[13], row[14], size))
-            if len(indexes) != 1:
+            # `_chunks` for the one chunk that nearly all files are.
+            offset = row[14]
+            bits = (size - 1 >> fs.BLOCK_BITS).bit_length()
+            device = self.devices.get((row[12], row[13]))
+            if device is None or bits > _LARGEST or offset & _UNALIGNED or not 0 <= offset < _FARTHEST:
                 return self._unusual(row, mode, size)
-            chunk = indexes[0]
-            packer, layout = _CHUNKED[len(shared)], fs.FORMAT_EXTENDED_CHUNKED
+            if offset + size > self.ends[device]:
+                self.ends[device] = offset + size
+            chunk = (0, device, offset >> fs.BLOCK_BITS)
+            packer, layout, start = _CHUNKED[len(shared)], fs.FORMAT_EXTENDED_CHUNKED, fs.CHUNK_INDEXES | bits
         else:
             packer, layout, start = _PLAIN[len(shared)], fs.FORMAT_EXTENDED_PLAIN, 0
         seconds, ticks = divmod(mtime - UNIX_EPOCH, TICKS_PER_SECOND) if mtime else (0, 0)

@@ -92,7 +92,8 @@ class ErofsMounter(Mounter):
                 try:
                     mount_id = self._mount_overlay(request, request.state_dir)
                 except BaseException:
-                    _detach(request.target)
+                    with contextlib.suppress(OSError):  # it may be gone already
+                        _detach(request.target)
                     raise
                 details["state_dir"] = request.state_dir
         except OSError as error:

@@ -1,9 +1,8 @@
 """Where a scratch layer's upper and work folders lie: in its own folder, or in a file system of its own size.
 
 Overlayfs can't bound what is written, so a bound is a sparse file, ``scratch.img``, with ext4 in it, mounted
-at ``fs`` beside it for as long as the view is.  Making and growing it takes e2fsprogs.  A size that is no
-smaller than the file system that holds the scratch layer bounds nothing (the default of 127 GB mostly is
-such), so no file is made for it.
+at ``fs`` beside it for as long as the view is.  Making and growing it takes e2fsprogs.  Windows' default of
+127 GB, and what is more than the disk has left, bounds nothing in practice, so no file is made for it.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ WORK = "work"
 _EXT4_BLOCK = 4096
 _SUPER_OFFSET, _SUPER_SIZE = 1024, 1024
 _BLOCK_COUNTS = (0x4, 0x150)  # s_blocks_count_lo and _hi (source: Linux, fs/ext4/ext4.h)
+DEFAULT_SIZE = 127 << 30
+"""What a scratch layer gets on Windows when nobody asks: it is taken for no bound here."""
 MINIMUM = 8 << 20
 """The smallest size that can be enforced, in bytes."""
 _ATTRIBUTES = syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOATIME
@@ -32,11 +33,11 @@ _TIMEOUT = 120
 
 
 def is_bound(size: int | None, folder: str) -> bool:
-    """Whether *size* bounds more than the file system that *folder* is on does already."""
-    if size is None:
+    """Whether *size* is less than Windows' own default, and than what is free where *folder* is."""
+    if size is None or size >= DEFAULT_SIZE:
         return False
     about = os.statvfs(folder)
-    return size < about.f_blocks * about.f_frsize
+    return size < about.f_bavail * about.f_frsize
 
 
 def cannot_enforce() -> str | None:
