@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from winlayers.errors import ImageError, ImageNotFoundError
+from winlayers.errors import FormatError, ImageError, ImageNotFoundError, LayerError
 from winlayers.images.blobstream import LayerStream
 from winlayers.images.config import ImageConfig
 from winlayers.images.digest import layer_id
@@ -166,7 +166,11 @@ class _Import:
             if present:
                 stream.drain()
             else:
-                size = driver.apply_diff(identifier, parent, stream)
+                try:
+                    size = driver.apply_diff(identifier, parent, stream)
+                except (FormatError, LayerError):
+                    stream.drain()  # a damaged blob makes bad tars: then its digest is the better answer
+                    raise
                 try:
                     stream.drain()  # a driver that stops at the tar's end has not seen the last checks
                 except BaseException:
