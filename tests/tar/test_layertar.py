@@ -494,6 +494,14 @@ def test_streams_before_the_data_are_kept(once: bool) -> None:
     assert entry.metadata.eas == (ExtendedAttribute("A", b"v"),)
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_two_streams_of_one_name_are_refused(once: bool) -> None:
+    again = (StreamHeader(StreamId.ALTERNATE_DATA, 1, name=":S:$DATA"), b"x")
+    for pieces in ((STREAM, DATA, again), (STREAM, again, DATA), (DATA, DATA)):
+        with pytest.raises(BackupStreamError):
+            written(backup_stream(*pieces), once=once)
+
+
 @pytest.mark.parametrize("late", [SECURITY, EAS], ids=["descriptor", "extended attributes"])
 def test_what_comes_after_the_data_needs_a_second_reading(late: tuple[StreamHeader, bytes]) -> None:
     stream = backup_stream(DATA, STREAM, late)

@@ -25,11 +25,13 @@ from winlayers.win32.ea import parse_eas
 from winlayers.win32.filestreams import (
     IGNORED_STREAMS,
     MAX_METADATA_SIZE,
+    MAX_STREAMS,
     SeekableSource,
     alternate_stream_name,
     read_file_streams,
 )
 from winlayers.win32.metadata import DataStream, FileMetadata
+from winlayers.win32.names import fold_key
 
 EARLY_STREAMS_LIMIT = 16 << 20
 """How many bytes of alternate streams before the data are kept in memory for a source that is read once."""
@@ -83,6 +85,7 @@ class _Once:
         self._path = path
         self._size = size
         self._early: list[tuple[str, bytes]] = []
+        self._names: set[bytes] = set()
         self._data: StreamHeader | None = None
 
     def read_head(self) -> None:
@@ -114,7 +117,12 @@ class _Once:
             raise self._reader.error(
                 f"the alternate stream {header.name!a} is sparse, so its size is unknown"
             )
-        return alternate_stream_name(header.name, path=self._path)
+        name = alternate_stream_name(header.name, path=self._path)
+        key = fold_key(name)
+        if key in self._names or len(self._names) == MAX_STREAMS:
+            raise self._reader.error(f"there are two data streams called {name!a}, or too many of them")
+        self._names.add(key)
+        return name
 
     def streams(self) -> Iterator[DataStream]:
         """The unnamed stream, then the alternate ones."""
