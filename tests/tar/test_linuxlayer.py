@@ -351,8 +351,14 @@ def test_a_sparse_file_larger_than_the_drive_is_refused() -> None:
 
 
 def test_collisions_can_be_reported_instead() -> None:
-    members = file("Lib/a", b"1"), file("lib/b", b"2"), file("LIB/A", b"3"), file("x"), file("X")
-    members += symlink("s", "1"), symlink("S", "2")
+    members: tuple[Member, ...] = (
+        file("Lib/a", b"1"),
+        file("lib/b", b"2"),
+        file("LIB/A", b"3"),
+        file("x"),
+        file("X"),
+    )
+    members = (*members, symlink("s", "1"), symlink("S", "2"))
     entries, layer, result = convert(tar_of(*members), LayerOptions(epoch=None, report_collisions=True))
     assert result.collisions == (("Lib", "lib"), ("Lib", "LIB"), ("Lib/a", "LIB/A"), ("x", "X"), ("s", "S"))
     assert [target_of(entry)[0] for entry in entries[-2:]] == ["1", "2"]
