@@ -127,6 +127,8 @@ def write_image(view: View, path: str, room: int = xattrs.READ_ONLY_ROOM) -> Non
 
 def image_inode(path: str, nid: int) -> int:
     """The view's inode that the inode *nid* of the image at *path* stands for; 0: there is none."""
+    if nid << fs.SLOT_BITS > os.path.getsize(path):
+        return 0
     with open(path, "rb") as file:
         file.seek(nid << fs.SLOT_BITS)
         data = file.read(fs.INODE_SIZE)

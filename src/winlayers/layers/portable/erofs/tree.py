@@ -279,6 +279,8 @@ class Tree:
         if not extent.source:
             return [(0, 0, fs.CHUNK_HOLE)] * count, fs.CHUNK_INDEXES | bits
         place = (extent.layer, extent.source)
+        if not 0 <= extent.layer < len(self.view.layers):
+            raise LayerCorruptError(f"the view points into layer {extent.layer}", layer=self.view.path)
         device = self.devices.get(place)
         if device is None:
             device = self.devices[place] = len(self.ends)
