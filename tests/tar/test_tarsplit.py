@@ -138,6 +138,7 @@ def test_what_go_s_decoder_tolerates_is_read() -> None:
         (b'{"type":2', "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"type":' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"type":2} {"type":2}', "not JSON"),
         (b"[1]", "not a JSON object"),
         (b'{"type":3,"position":0}', "unknown type 3"),
         (b"{}", "unknown type 0"),
@@ -185,6 +186,13 @@ def test_a_bad_number_in_a_global_header_is_refused_as_the_reference_does() -> N
     stream = with_checksum(bytes(header)) + stream[512:]
     assert [header.typeflag for header in TarReader(io.BytesIO(stream + END))] == ["g"]
     assert isinstance(take_apart(stream + END).error, TarError)
+
+
+def test_a_pax_record_that_ends_inside_its_own_length_is_malformed() -> None:
+    # The reference's program crashes.
+    records = padded(b"000000005 a=b\n")
+    stream = raw_header(b"x", b"x", 14) + records + HELLO + END
+    assert isinstance(take_apart(stream).error, TarError)
 
 
 def test_the_padding_of_a_cut_stream_is_kept() -> None:
