@@ -286,7 +286,8 @@ def _prepare(root: Path, driver: str) -> str:
     except FileNotFoundError:
         return _make(root, driver or "windowsfilter")
     except (OSError, ValueError) as error:
-        raise StoreError(f"the store in {root} can't be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(f"the store in {root} can't be read: {reason}") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("version"), int):
         raise StoreError(f"{settings_path} is damaged")
     if settings["version"] > VERSION:

@@ -160,7 +160,9 @@ class ImageStore:
                     return self._read(descriptor, references)
         found = self._by_prefix(name, index)
         if len(found) > 1:
-            raise ImageNotFoundError(f"several images have an id that starts with {name!r}")
+            raise ImageNotFoundError(
+                f"several images have an id that starts with {name!r}", hint="give a digest"
+            )
         if not found:
             raise ImageNotFoundError(
                 f"no such image: {name}", hint="winlayers images lists those in the store"
