@@ -35,6 +35,7 @@ COMMANDS = {
     "commit": Entry(f"{_COMMANDS}.containers:commit", _CONTAINERS, "Make an image of a container."),
     "rm": Entry(f"{_COMMANDS}.containers:rm", _CONTAINERS, "Remove containers."),
     "layers": Entry(f"{_COMMANDS}.layers:layers", _LAYERS, "List an image's layers, base first."),
+    "info": Entry(f"{_COMMANDS}.info:info", _LAYERS, "Tell about the store and how it mounts."),
     "check": Entry(f"{_COMMANDS}.check:check", _LAYERS, "Look for damage in the store, and mend it."),
     "layer": Entry(f"{_COMMANDS}.layers:layer", _LAYERS, "Work on single layers."),
 }
