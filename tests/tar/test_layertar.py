@@ -309,6 +309,9 @@ def test_bad_records_of_links_and_whiteouts_do_not_matter() -> None:
     bad = {"MSWINDOWS.fileattr": "x", "MSWINDOWS.rawsd": "?"}
     tar = tar_of((TarHeader("l", "1", linkname="f", pax=bad), b""), (TarHeader(".wh.x", pax=bad), b""))
     assert [entry.metadata for entry, _ in entries(tar)] == [None, None]
+    once = copy(tar)
+    assert copy(once) == once
+    assert [header.linkname for header in TarReader(io.BytesIO(once))] == ["f", ""]
 
 
 def test_dockerd_has_no_links() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from winlayers.errors import FormatError, InvalidNameError, TarError
 from winlayers.tar.backuptar import (
+    FILE_ATTRIBUTES,
     OPAQUE_MARKER,
     WHITEOUT_PREFIX,
     EntryKind,
@@ -63,7 +64,7 @@ class LayerTarEntry:
         path: the Windows path as the member's name gives it, ``/``-separated, not cleaned; of a whiteout: the
             path deleted; of an opaque marker: the directory.
         header: the member's header.
-        metadata: for files, directories and links (of a link: as far as its records are well-formed).
+        metadata: for files and directories; for links whose records have some that is well-formed; else None.
         size: bytes in the unnamed data stream.
         link_target: of a hard link, the target's path.
         streams: the data streams, to be read before the next entry is taken: the unnamed one first, unless
@@ -183,6 +184,8 @@ class _Streams:
 
 def _link_metadata(header: TarHeader) -> FileMetadata | None:
     """What a hard link's records say; the reference does not look at them, so nothing in them is an error."""
+    if FILE_ATTRIBUTES not in header.pax:
+        return None
     try:
         return metadata_from_header(header)
     except FormatError:
