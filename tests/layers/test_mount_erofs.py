@@ -264,6 +264,17 @@ def test_data_beyond_a_layer_s_end_is_damage(mounted: Mounted, view: View, tmp_p
         mounted.mount(view)
 
 
+def test_a_scratch_layer_on_an_overlay_is_refused_with_advice(mounted: Mounted, view: View) -> None:
+    target, _ = mounted.mount(view, writable=True)
+    state, second = Path(target, "state"), mounted.folder / "second"
+    state.mkdir()
+    second.mkdir()
+    request = MountRequest(view, os.path.dirname(view.path), str(second), str(state))
+    with pytest.raises(MountError, match=r"says: overlay: .*no overlay itself"):
+        ErofsMounter().mount(request)
+    assert not mountinfo.mounts_at(str(second))
+
+
 # -- sizes --
 
 

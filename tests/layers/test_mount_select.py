@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support import require, require_tool
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.mounts import mountinfo, select
 from winlayers.layers.portable.mounts.contract import Mounter, MountRecord, MountRequest, UpperEntry
@@ -82,6 +85,21 @@ def test_the_kinds_that_there_are() -> None:
     assert kinds[-1] == "extract"
     assert len(set(kinds)) == len(kinds)
     assert select.pick()[0].unavailable() is None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="needs Linux")
+def test_a_user_who_is_root_in_a_name_space_alone_can_still_extract() -> None:
+    command = [require_tool("unshare"), "-Urm", sys.executable, "-c", _IN_NAME_SPACE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    require("unshare failed" not in done.stderr, "user name spaces are not allowed here")
+    assert done.stdout.splitlines() == ["EROFS can't be mounted in a user name space", "None"], done.stderr
+
+
+_IN_NAME_SPACE = """
+from winlayers.layers.portable.mounts import select
+print(select.by_kind("erofs").unavailable())
+print(select.by_kind("extract").unavailable())
+"""
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="needs Linux")

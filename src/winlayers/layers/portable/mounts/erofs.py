@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from winlayers.errors import MountError
 from winlayers.layers.portable.erofs.image import ensure_image, read_facts
 from winlayers.layers.portable.mounts import loop, mountinfo, scratch, syscalls
-from winlayers.layers.portable.mounts.contract import Mounter, MountRecord, MountRequest, UpperEntry
+from winlayers.layers.portable.mounts.contract import (
+    MountAttempt,
+    Mounter,
+    MountRecord,
+    MountRequest,
+    UpperEntry,
+)
 from winlayers.layers.portable.mounts.overlay import overlay_changes, prepare_upper
 from winlayers.layers.portable.view import Source, View
 
@@ -39,6 +45,8 @@ OVERLAY_OPTIONS = (
 )
 
 _OVERLAY_SOURCE = "winlayers"
+_NOT_AN_UPPER = "not supported as upperdir"
+_NO_OVERLAY = "keep the store on a file system that is no overlay itself, or use another kind of mount"
 _RETRIES = 20
 _PAUSE = 0.05
 
@@ -63,6 +71,8 @@ class ErofsMounter(Mounter):
             return "EROFS is a Linux file system"
         if os.geteuid() != 0:
             return "mounting EROFS needs root"
+        if not _is_initial_user_name_space():
+            return "EROFS can't be mounted in a user name space"
         for kind in ("erofs", "overlay"):
             try:
                 syscalls.Context(kind).close()
@@ -98,7 +108,9 @@ class ErofsMounter(Mounter):
                 details["state_dir"] = request.state_dir
         except OSError as error:
             raise MountError(
-                f"{error.filename or 'a call'} failed: {error.strerror}", path=request.target
+                f"{error.filename or 'a call'} failed: {error.strerror}",
+                path=request.target,
+                hint=_NO_OVERLAY if _NOT_AN_UPPER in str(error.strerror) else None,
             ) from error
         details["mount_id"] = str(mount_id)
         return MountRecord(self.kind, request.target, writable, mountinfo.boot_id(), details)
@@ -133,6 +145,12 @@ class ErofsMounter(Mounter):
             _detach(request.target)
             syscalls.move_mount(mount, request.target)
             return mountinfo.id_of_descriptor(mount)
+
+    def recover(self, attempt: MountAttempt) -> None:
+        """Take down what is at the target, and the scratch layer's own file system."""
+        super().recover(attempt)
+        if attempt.state_dir is not None:
+            scratch.release(attempt.state_dir)
 
     def unmount(self, record: MountRecord) -> None:
         """Take the mount down, with all changes written.
@@ -263,6 +281,15 @@ def _holders(target: str) -> str | None:
                 found.append(pid)
                 break
     return f"used by process {', '.join(found[:5])}" if found else None
+
+
+def _is_initial_user_name_space() -> bool:
+    """Whether root is the host's: all ids stand for themselves."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() == ["0", "0", "4294967295"]
+    except OSError:
+        return True
 
 
 def _release() -> tuple[int, ...]:

@@ -35,6 +35,7 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _AT_FDCWD = -100
+_LOG_LEVELS = ("e ", "w ", "i ")
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -69,7 +70,8 @@ def kernel_log(context: int) -> str:
             break
         if not data:
             break
-        lines.append(data.decode("utf-8", "replace").strip())
+        text = data.decode("utf-8", "replace").strip()
+        lines.append(text[2:] if text[:2] in _LOG_LEVELS else text)
     return "; ".join(lines)
 
 
