@@ -9,7 +9,7 @@ the blob's size were right: a consumer that has seen it has seen the layer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -85,6 +85,7 @@ class LayerStream:
         diff_id: str | None,
         *,
         tee: Callable[[bytes], object] | None = None,
+        inflate: Callable[[Reader], Iterable[bytes]] = decompress,
     ) -> None:
         """Begin to read.
 
@@ -93,7 +94,9 @@ class LayerStream:
             descriptor: what the blob should be.
             diff_id: the digest that the tar should have; None: it is only computed.
             tee: gets every piece of the blob, in the reading thread.
+            inflate: gives the plain data of a blob, in the reading thread.
         """
+        self._decompress = inflate
         self.size = 0
         self._descriptor = descriptor
         self._wanted = diff_id
@@ -163,7 +166,7 @@ class LayerStream:
     def _inflate(self, reader: CheckedReader) -> None:
         try:
             try:
-                for chunk in decompress(reader):
+                for chunk in self._decompress(reader):
                     if not self._plain.put(chunk):
                         return
             except ImageError as error:

@@ -61,7 +61,7 @@ class ImageChecker:
                 yield self._damaged(digest, problem)
         blobs = os.fspath(self._store.content.root / "blobs" / "sha256")
         for name in sorted(os.listdir(blobs)):
-            if durable.is_leftover(name):
+            if durable.is_leftover(os.path.join(blobs, name)):
                 yield self._leftover(os.path.join(blobs, name), name)
         for descriptor in self._store.content.manifests():
             yield from self._image(descriptor, damaged)

@@ -105,7 +105,8 @@ class _Inflater(Protocol):
     def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
 
 
-def _inflaters() -> tuple[Callable[[], _Inflater], type[Exception]]:
+def gzip_inflaters() -> tuple[Callable[[], _Inflater], type[Exception]]:
+    """What makes the fastest decoder of one gzip member, and the error that it raises."""
     try:
         from isal import isal_zlib
     except ImportError:  # not built for this processor
@@ -116,7 +117,7 @@ def _inflaters() -> tuple[Callable[[], _Inflater], type[Exception]]:
 
 def _gunzip(source: Reader) -> Iterator[bytes]:
     """All members, one after another; zeroes after the last one are padding (source: RFC 1952, gzip(1))."""
-    make, failure = _inflaters()
+    make, failure = gzip_inflaters()
     inflater = make()
     data = source.read(_INPUT)
     while True:

@@ -24,14 +24,27 @@ def parse_object(data: bytes, what: str) -> dict[str, object]:
     Raises:
         ImageError: it is too large, not UTF-8, not JSON, nested too deeply, or not an object.
     """
+    value = _parse(data, what)
+    if not isinstance(value, dict):
+        raise ImageError(f"{what} is not a JSON object")
+    return value
+
+
+def parse_list(data: bytes, what: str) -> list[object]:
+    """The JSON list in *data*; as :func:`parse_object`."""
+    value = _parse(data, what)
+    if not isinstance(value, list):
+        raise ImageError(f"{what} is not a JSON list")
+    return value
+
+
+def _parse(data: bytes, what: str) -> object:
     if len(data) > MAX_DOCUMENT:
         raise ImageError(f"{what} is larger than {MAX_DOCUMENT} bytes")
     try:
         value: object = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ImageError(f"{what} is not JSON: {_one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise ImageError(f"{what} is not a JSON object")
     return value
 
 

@@ -26,7 +26,7 @@ from winlayers.images.jsonfields import MAX_DOCUMENT, Fields, parse_object
 _MARKER = "oci-layout"
 _INDEX = "index.json"
 _MAX_INDEX = 64 << 20
-_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
+VERSION_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 class OciLayout:
@@ -69,7 +69,7 @@ class OciLayout:
                 raise ImageError(f"{path} is neither empty nor an OCI image layout")
             (path / "blobs" / "sha256").mkdir(parents=True)
             durable.write_bytes(os.fspath(path / _INDEX), compact_json({"schemaVersion": 2, "manifests": []}))
-            durable.write_bytes(os.fspath(path / _MARKER), _VERSION)
+            durable.write_bytes(os.fspath(path / _MARKER), VERSION_MARKER)
         except OSError as error:
             raise ImageError(f"can't make an OCI image layout in {path}: {error.strerror}") from error
         return cls(path)

@@ -53,21 +53,39 @@ def open_source(text: str) -> ImageSource:
     Raises:
         ImageError: it is not there, or not what it is said to be.
     """
-    from winlayers.images.transports.oci_layout import LayoutSource
-
     transport, rest = split_name(text)
-    if transport == "oci":
-        return LayoutSource(*split_path(rest))
+    if transport == "docker":
+        return _registry_source(rest)
     if transport:
-        raise InvalidReferenceError(f"the transport {transport}: can't be read from yet")
-    path, tag = (rest, None) if os.path.exists(rest) else split_path(rest)
+        return _local_source(transport, *split_path(rest))
+    path, tag = (rest, None) if rest == "-" or os.path.exists(rest) else split_path(rest)
     if os.path.isdir(path):
-        return LayoutSource(path, tag)
-    if not os.path.exists(path):
+        return _local_source("oci", path, tag)
+    if path != "-" and not os.path.exists(path):
         raise ImageError(
             f"no such file or folder: {path}", hint="or name a transport, such as oci:FOLDER:TAG"
         )
-    raise ImageError(f"{path} is not a folder with an OCI image layout")
+    return _local_source("", path, tag)
+
+
+def _local_source(transport: str, path: str, tag: str | None) -> ImageSource:
+    if transport == "oci":
+        from winlayers.images.transports.oci_layout import LayoutSource
+
+        return LayoutSource(path, tag)
+    from winlayers.images.transports.archive import Archive
+    from winlayers.images.transports.docker_archive import DockerArchiveSource
+    from winlayers.images.transports.oci_archive import MARKER, OciArchiveSource
+
+    archive = Archive(path)
+    # What today's docker save writes is both; the OCI half has the manifests and blobs as they were.
+    if transport == "oci-archive" or (not transport and MARKER in archive):
+        return OciArchiveSource(archive, tag)
+    return DockerArchiveSource(archive, tag)
+
+
+def _registry_source(rest: str) -> ImageSource:
+    raise InvalidReferenceError(f"the transport docker: can't be read from yet: {rest}")
 
 
 def open_target(text: str) -> ImageTarget:
@@ -77,11 +95,19 @@ def open_target(text: str) -> ImageTarget:
         ImageError: it can't be written to.
         InvalidReferenceError: no transport is named.
     """
-    from winlayers.images.transports.oci_layout import LayoutTarget
-
     transport, rest = split_name(text)
     if transport == "oci":
+        from winlayers.images.transports.oci_layout import LayoutTarget
+
         return LayoutTarget(*split_path(rest))
+    if transport == "oci-archive":
+        from winlayers.images.transports.oci_archive import OciArchiveTarget
+
+        return OciArchiveTarget(*split_path(rest))
+    if transport == "docker-archive":
+        from winlayers.images.transports.docker_archive import DockerArchiveTarget
+
+        return DockerArchiveTarget(*split_path(rest))
     raise InvalidReferenceError(
         f"not a place to write an image to: {text!r}", hint="name a transport, such as oci:FOLDER:TAG"
     )
