@@ -160,7 +160,8 @@ def shown_attributes(
 
 def _show_streams(shown: dict[bytes, bytes], streams: Sequence[StreamSource], left: int) -> bool:
     names_left = _NAMES_ROOM
-    left -= _LIST_ROOM + cost(STREAMS, 0)
+    reserve = cost(STREAMS, _LIST_ROOM)
+    left -= reserve
     hidden: list[StreamSource] = []
     for stream in streams:
         name = attribute_of_stream(stream.name)
@@ -174,8 +175,10 @@ def _show_streams(shown: dict[bytes, bytes], streams: Sequence[StreamSource], le
         shown[name] = stream.read()
         left -= need
         names_left -= len(name)
-    if hidden and left > -_LIST_ROOM:
-        shown[STREAMS] = _list_streams(hidden)
+    if hidden:
+        value = _list_streams(hidden)
+        if cost(STREAMS, len(value)) <= left + reserve:
+            shown[STREAMS] = value
     return not hidden
 
 
