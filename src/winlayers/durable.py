@@ -3,7 +3,8 @@
 The discipline: write under a hidden name, ``fsync`` the file, rename it into place, ``fsync`` the folder.
 What a reader sees is then always whole, and what a caller was told is done survives power loss.
 
-Hidden names start with ``.tmp-``; :func:`sweep` removes those that no live process owns.
+Hidden names start with ``.tmp-`` and name the process that works there, which where it can holds a lock on
+them; :func:`sweep` removes those that no live process owns.  ``docs/durability.md`` tells the whole of it.
 """
 
 from __future__ import annotations
@@ -46,16 +47,31 @@ def fsync_file(path: str) -> None:
 
 
 def temporary_name(folder: str, label: str = "") -> str:
-    """A fresh hidden path in *folder*, with this process's id in it so that :func:`sweep` can tell."""
-    return os.path.join(folder, f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{label}")
+    """A fresh hidden path in *folder*, with this process in it so that :func:`sweep` can tell."""
+    return os.path.join(folder, f"{TEMPORARY_PREFIX}{owner()}-{secrets.token_hex(6)}{label}")
+
+
+@contextlib.contextmanager
+def hidden_folder(folder: str, label: str = "") -> Iterator[str]:
+    """A fresh hidden folder in *folder*; what is left of it when the block ends is removed."""
+    while True:
+        path = temporary_name(folder, label)
+        os.mkdir(path, 0o755)
+        held = _hold(path)
+        if held is not None:
+            break
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+        held.close()
 
 
 @contextlib.contextmanager
 def replacing(path: str, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of *path*, wholly and durably, when the block ends well."""
     folder = os.path.dirname(path) or "."
-    hidden = temporary_name(folder)
-    fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    fd, hidden = _new_file(folder, mode)
     try:
         with open(fd, "wb") as file:
             yield file
@@ -67,6 +83,22 @@ def replacing(path: str, mode: int = 0o644) -> Iterator[IO[bytes]]:
             os.unlink(hidden)
         raise
     fsync_dir(folder)
+
+
+def _new_file(folder: str, mode: int) -> tuple[int, str]:
+    """A fresh hidden file, open and held, and its path."""
+    while True:
+        hidden = temporary_name(folder)
+        fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+        if sys.platform == "win32":  # an open file can't be removed there
+            return fd, hidden
+        try:
+            _try_lock(fd, shared=True)
+        except OSError:  # a file system without locks
+            return fd, hidden
+        if _is_still(fd, hidden):
+            return fd, hidden
+        os.close(fd)
 
 
 def write_bytes(path: str, data: bytes, mode: int = 0o644) -> None:
@@ -99,25 +131,97 @@ def fsync_tree(folder: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove the folder *path* and all below it, never through a link; a missing one is fine."""
-    if not shutil.rmtree.avoids_symlink_attacks and sys.platform != "win32":
-        raise StoreError("this platform can't remove folders safely", path=path)
+    """Remove the folder *path* and all below it, never through a link or a mount; a missing one is fine.
 
+    A tree may be deeper than calls or open files can nest: each folder found is moved to the top and emptied
+    there.  Others may remove the same tree meanwhile.
+
+    Raises:
+        OSError: something can't be removed; EBUSY: a file system is mounted in it.
+    """
+    if sys.platform == "win32":
+        _remove_tree_by_path(path)
+        return
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        top = _open_folder(path, None)
+    except FileNotFoundError:
+        return
+    try:
+        if os.fstat(top).st_dev != os.stat(os.path.dirname(path) or ".").st_dev:
+            raise OSError(errno.EBUSY, "a file system is mounted there", path)
+        folders = _empty(top, top, moved=False)
+        while folders:
+            name = folders.pop()
+            try:
+                fd = _open_folder(name, top)
+            except FileNotFoundError:
+                continue
+            try:
+                if os.fstat(fd).st_dev != os.fstat(top).st_dev:
+                    raise OSError(errno.EBUSY, "a file system is mounted in it", os.path.join(path, name))
+                folders += _empty(fd, top, moved=True)
+            finally:
+                os.close(fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(path)
+
+
+def _open_folder(name: str, parent: int | None) -> int:
+    """Open a folder to empty it; one that its owner may not read or write to is made so."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent)
+    if os.fstat(fd).st_mode & 0o700 != 0o700:
+        try:
+            os.fchmod(fd, 0o700)
+        except OSError:
+            pass  # what follows fails for a better reason
+    return fd
+
+
+def _empty(fd: int, top: int, *, moved: bool) -> list[str]:
+    """Remove the files in the open folder; the names in *top* of the folders that were in it."""
+    folders = []
+    for name in os.listdir(fd):
+        try:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=fd)
+                continue
+            if moved:
+                fresh = f".{secrets.token_hex(8)}"
+                _move_up(name, fd, fresh, top)
+                name = fresh
+        except FileNotFoundError:
+            continue
+        folders.append(name)
+    return folders
+
+
+def _move_up(name: str, fd: int, fresh: str, top: int) -> None:
+    try:
+        os.rename(name, fresh, src_dir_fd=fd, dst_dir_fd=top)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=fd)  # a folder that can't be written to can't be moved: ".." is in it
+        os.rename(name, fresh, src_dir_fd=fd, dst_dir_fd=top)
+
+
+def _remove_tree_by_path(path: str) -> None:
     def writable_again(function: Callable[..., object], name: str, info: object) -> None:
         error = info[1] if isinstance(info, tuple) else info
         if isinstance(error, FileNotFoundError):
             return
-        if isinstance(error, PermissionError):
-            # A read-only folder (a scratch layer may hold some) lets nothing in it be removed.
-            parent = os.path.dirname(name)
-            os.chmod(parent, 0o700)
-            if os.path.isdir(name) and not os.path.islink(name):
-                os.chmod(name, 0o700)
-                shutil.rmtree(name)
-            else:
-                if sys.platform == "win32":
-                    os.chmod(name, 0o600)  # a file with the read-only attribute can't be deleted there
-                os.unlink(name)
+        if isinstance(error, PermissionError) and not os.path.isdir(name):
+            os.chmod(name, 0o600)  # a file with the read-only attribute can't be deleted on Windows
+            os.unlink(name)
             return
         if isinstance(error, BaseException):
             raise error
@@ -130,24 +234,75 @@ def sweep(folder: str) -> list[str]:
     """Remove from *folder* the hidden leftovers of processes that are gone; return their names."""
     swept = []
     for name in os.listdir(folder):
-        if not is_leftover(name):
-            continue
         path = os.path.join(folder, name)
-        if os.path.isdir(path) and not os.path.islink(path):
-            remove_tree(path)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        if not name.startswith(TEMPORARY_PREFIX) or _owner_of(name):
+            continue
+        held = _hold(path, alone=True)
+        if held is None:
+            continue
+        try:
+            remove_any(path)
+        finally:
+            held.close()
         swept.append(name)
     return swept
 
 
-def is_leftover(name: str) -> bool:
-    """Whether *name* is one that :func:`temporary_name` gave to a process that is gone."""
-    if not name.startswith(TEMPORARY_PREFIX):
+def remove_any(path: str) -> None:
+    """Remove the file, link or folder *path*; a missing one is fine."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        remove_tree(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def is_leftover(path: str) -> bool:
+    """Whether *path* is hidden work of a process that is gone."""
+    name = os.path.basename(path)
+    if not name.startswith(TEMPORARY_PREFIX) or _owner_of(name):
         return False
-    owner = name[len(TEMPORARY_PREFIX) :].split("-", 1)[0]
-    return not (owner.isdigit() and is_alive(int(owner)))
+    held = _hold(path, alone=True)
+    if held is not None:
+        held.close()
+    return held is not None
+
+
+def _owner_of(name: str) -> bool:
+    """Whether the process that a hidden name names is alive."""
+    return owner_lives(name[len(TEMPORARY_PREFIX) :].split("-", 1)[0])
+
+
+# -- who works ---------------------------------------------------------------------------------------
+
+
+def owner() -> str:
+    """This process, as a text that no other has: its id and, on Linux, when it was started."""
+    pid = os.getpid()
+    return f"{pid}.{_start_time(pid)}"
+
+
+def owner_lives(text: str) -> bool:
+    """Whether the process that called itself so is alive (on Windows never; there open files tell).
+
+    One in another process name space can't be seen from here: what must hold there, too, takes a lock.
+    """
+    pid, _, started = text.partition(".")
+    if not pid.isdigit() or not is_alive(int(pid)):
+        return False
+    return _start_time(int(pid)) == started
+
+
+def _start_time(pid: int) -> str:
+    """When the process was started, in clock ticks since boot; "" where that can't be told.
+
+    Source: Linux, ``proc_pid_stat(5)``, field 22; the second field may hold blanks and parentheses.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+    except (OSError, IndexError):
+        return ""
 
 
 def is_alive(pid: int) -> bool:
@@ -155,13 +310,66 @@ def is_alive(pid: int) -> bool:
     if sys.platform != "win32":  # an open file can't be removed there, so trying is the test
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return False
         except PermissionError:
             return True
         return True
     else:  # noqa: RET505 - mypy must see one branch for each platform
         return False
+
+
+class _Held:
+    """An open file with a lock on it; None in its place where the system locks no folders."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def close(self) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+
+def _hold(path: str, *, alone: bool = False) -> _Held | None:
+    """Hold the hidden file or folder *path*: its maker shared, whoever sweeps it *alone*.
+
+    Processes in other name spaces or containers, whose ids mean nothing here, are told apart by this.
+
+    Returns:
+        None where it is gone, or, if *alone* was asked for, somebody else holds it.
+    """
+    if sys.platform == "win32":
+        return _Held(None)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return _Held(None)  # a link, or what may not be opened: the name alone must do
+    try:
+        if not _try_lock(fd, shared=not alone, block=not alone):
+            os.close(fd)
+            return None
+        if not _is_still(fd, path):
+            os.close(fd)
+            return None
+    except OSError:
+        pass  # a file system without locks
+    return _Held(fd)
+
+
+def _is_still(fd: int, path: str) -> bool:
+    """Whether *path* names the open file."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    mine = os.fstat(fd)
+    return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+# -- locks -------------------------------------------------------------------------------------------
 
 
 class FileLock:
@@ -188,24 +396,33 @@ class FileLock:
         Raises:
             StoreError: the file can't be opened or locked.
         """
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-        except OSError as error:
-            raise StoreError(f"can't open the lock file: {error.strerror}", path=self.path) from error
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        try:
-            pause = 0.001
-            while not _try_lock(fd, self.shared, block=deadline is None):
+        pause = 0.001
+        while True:
+            fd = self._open()
+            try:
+                taken = _try_lock(fd, self.shared, block=deadline is None)
+            except OSError as error:
+                os.close(fd)
+                raise StoreError(f"can't lock: {error.strerror}", path=self.path) from error
+            except BaseException:
+                os.close(fd)
+                raise
+            if taken and (sys.platform == "win32" or _is_still(fd, self.path)):
+                self._fd = fd
+                return True
+            os.close(fd)  # taken, but removed or renamed in the meantime: it is nobody's lock any more
+            if not taken:
                 if deadline is not None and time.monotonic() >= deadline:
-                    os.close(fd)
                     return False
                 time.sleep(pause)
                 pause = min(pause * 2, 0.05)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd = fd
-        return True
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        except OSError as error:
+            raise StoreError(f"can't open the lock file: {error.strerror}", path=self.path) from error
 
     def release(self) -> None:
         """Let go of the lock; harmless when it is not held."""
@@ -227,7 +444,7 @@ class FileLock:
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(fd: int, shared: bool, *, block: bool) -> bool:
+    def _try_lock(fd: int, shared: bool, *, block: bool = True) -> bool:
         # The C runtime has exclusive locks only; for readers that is slower, never wrong.
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
@@ -240,7 +457,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(fd: int, shared: bool, *, block: bool) -> bool:
+    def _try_lock(fd: int, shared: bool, *, block: bool = True) -> bool:
         operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(fd, operation if block else operation | fcntl.LOCK_NB)

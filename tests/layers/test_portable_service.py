@@ -15,6 +15,7 @@ import pytest
 
 from tests.layers.tars import FILE, LayerTar, base_tar
 from tests.support import PYTHON_APP, VECTORS, vector_cases
+from winlayers import durable
 from winlayers.errors import (
     FormatError,
     InvalidNameError,
@@ -220,7 +221,7 @@ class TestLife:
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
         leftover = Path(service.info.home, f".tmp-{gone.pid}-abc")
-        mine = Path(service.info.home, f".tmp-{os.getpid()}-abc")
+        mine = Path(durable.temporary_name(service.info.home))
         for folder in (leftover, mine):
             folder.mkdir()
             (folder / "layer.tar").write_bytes(b"half")

@@ -90,7 +90,7 @@ class Checker:
     def _leftovers(self) -> Iterator[Finding]:
         for name in sorted(os.listdir(self._store.home)):
             path = os.path.join(self._store.home, name)
-            if durable.is_leftover(name) or name.endswith(REMOVING):
+            if durable.is_leftover(path) or name.endswith(REMOVING):
                 yield self._finding("", name, _LEFTOVER, self._remove(path))
             elif name.startswith(".") or not os.path.isdir(path):
                 continue
@@ -172,7 +172,7 @@ class Checker:
             if name in folders.KNOWN_FILES or name in _FOREIGN_OK or name.startswith("bcd"):
                 continue
             if name.startswith(durable.TEMPORARY_PREFIX):
-                if durable.is_leftover(name):
+                if durable.is_leftover(path):
                     yield self._finding(layer_id, name, _LEFTOVER, self._remove(path))
                 continue
             yield Finding(layer_id, name, "a file that does not belong to a layer")

@@ -24,7 +24,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from winlayers.durable import temporary_name
+from winlayers.durable import fsync_dir, fsync_file, temporary_name
 from winlayers.errors import LayerContentError
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
 from winlayers.layers.portable.view import ROOT, SCHEMA_VERSION
@@ -92,7 +92,10 @@ def build_view(target: str, parent_view: str | None, layers: Sequence[tuple[str,
             db.execute("COMMIT")
         finally:
             db.close()
+        # A view that lost pages with the power would not be told from a whole one.
+        fsync_file(hidden)
         os.replace(hidden, target)
+        fsync_dir(os.path.dirname(target))
     except BaseException:
         if os.path.exists(hidden):
             os.unlink(hidden)

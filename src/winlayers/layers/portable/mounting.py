@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from winlayers import durable
@@ -15,21 +16,37 @@ from winlayers.errors import (
     LayerNotFoundError,
     LayerNotMountedError,
     MountError,
+    StoreError,
+    WinlayersError,
 )
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
-from winlayers.layers.portable.mounts import select
-from winlayers.layers.portable.mounts.contract import Mounter, MountRecord, MountRequest, UpperEntry
-from winlayers.layers.portable.store import LayerStore
+from winlayers.layers.portable.mounts import mountinfo, select
+from winlayers.layers.portable.mounts.contract import (
+    MountAttempt,
+    Mounter,
+    MountRecord,
+    MountRequest,
+    UpperEntry,
+)
+from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Use:
-    """What ``mount.json`` says: a layer is active, and mounted if ``mount`` is there."""
+    """What ``mount.json`` says of a layer that is in use.
+
+    Attributes:
+        mount: how it is mounted; None: it is only active, for as long as its owner lives.
+        attempt: the mount that the owner began to make.
+        owner: the process (:func:`winlayers.durable.owner`) that wrote this.
+        boot_id: the boot during which it did.
+    """
 
     mount: MountRecord | None
-    owner: int
+    attempt: MountAttempt | None
+    owner: str
     boot_id: str
 
 
@@ -62,8 +79,8 @@ class Mounts:
 
     def activate(self, layer_id: str) -> None:
         """Mark the layer as in use."""
-        self._store.record(layer_id)
         with self._lock(layer_id):
+            self._store.record(layer_id)
             self._store.require_staying(layer_id)
             if self._use(layer_id) is None:
                 self.clear(layer_id)  # what a crash or reboot left
@@ -76,8 +93,8 @@ class Mounts:
             LayerNotMountedError: the layer is not active.
             LayerInUseError: it is mounted already.
         """
-        record = self._store.record(layer_id)
         with self._lock(layer_id):
+            record = self._store.record(layer_id)
             use = self._use(layer_id)
             if use is None:
                 raise LayerNotMountedError("the layer is not active", layer=layer_id)
@@ -86,28 +103,50 @@ class Mounts:
             top = layer_id if record.kind == "layer" else parents[0] if parents else None
             if top is None:
                 raise LayerNotFoundError("a scratch layer needs a parent", layer=layer_id)
-            mounter, _ = self._mounter(layer_id)
-            folder = self._store.folder(layer_id)
-            own_target = os.path.join(folder, folders.MOUNT_DIR)
-            target = self._targets.pop(layer_id, own_target)
-            made = target != own_target and not os.path.isdir(target)
-            os.makedirs(target, exist_ok=True)
-            state = os.path.join(folder, folders.SCRATCH) if record.kind == "scratch" else None
-            if state is not None:
-                os.makedirs(state, exist_ok=True)
-            try:
-                with self._views.open(top) as view:
-                    view_dir = self._store.folder(top)
-                    request = MountRequest(view, view_dir, target, state, record.size)
-                    if state is not None and record.mount_kind is None:
-                        self._store.update_record(layer_id, mount_kind=mounter.kind)
-                    mount = mounter.mount(request)
-            except BaseException:
-                if made:
-                    with contextlib.suppress(OSError):
-                        os.rmdir(target)
-                raise
+            mounter, _ = self._mounter(record)
+            with self._target(layer_id) as target:
+                mount = self._mount(layer_id, record, mounter, top, target)
             self._write(layer_id, mount)
+
+    @contextlib.contextmanager
+    def _target(self, layer_id: str) -> Iterator[str]:
+        """The folder to mount at, made where it is missing, and removed again if the block fails."""
+        own = os.path.join(self._store.folder(layer_id), folders.MOUNT_DIR)
+        target = self._targets.pop(layer_id, own)
+        made = target != own and not os.path.isdir(target)
+        os.makedirs(target, exist_ok=True)
+        try:
+            yield target
+        except BaseException:
+            if made:
+                with contextlib.suppress(OSError):
+                    os.rmdir(target)
+            raise
+
+    def _mount(
+        self, layer_id: str, record: LayerRecord, mounter: Mounter, top: str, target: str
+    ) -> MountRecord:
+        """Make the mount; on disk is first what is needed to take it down, should this process be killed."""
+        if sys.platform == "linux" and mountinfo.mounts_at(target):
+            raise MountError("something is mounted there already", path=target)
+        state = None
+        if record.kind == "scratch":
+            state = os.path.join(self._store.folder(layer_id), folders.SCRATCH)
+            os.makedirs(state, exist_ok=True)
+        with self._views.open(top) as view:
+            if state is not None and record.mount_kind is None:
+                self._store.update_record(layer_id, mount_kind=mounter.kind)
+            found = os.stat(target)
+            attempt = MountAttempt(mounter.kind, target, f"{found.st_dev}:{found.st_ino}", state)
+            self._write(layer_id, None, attempt)
+            try:
+                return mounter.mount(MountRequest(view, self._store.folder(top), target, state, record.size))
+            except BaseException:
+                self._write(layer_id, None)
+                if state is not None and record.mount_kind is None and not os.listdir(state):
+                    # Nothing is kept as that kind keeps it, so the next attempt may be of another.
+                    self._store.update_record(layer_id, mount_kind=None)
+                raise
 
     def unprepare(self, layer_id: str) -> None:
         """Take the layer's view down; a layer that has none is fine."""
@@ -145,8 +184,29 @@ class Mounts:
         use = self._use(layer_id)
         return use.mount.target if use is not None and use.mount is not None else self._store.folder(layer_id)
 
-    def require_inactive(self, layer_id: str) -> None:
-        """Raise LayerInUseError if the layer is active or mounted."""
+    @contextlib.contextmanager
+    def inactive(self, layer_id: str) -> Iterator[None]:
+        """See that the layer is neither active nor mounted while the block runs; a missing one is not.
+
+        What a process that was killed has left mounted is taken down.
+
+        Raises:
+            LayerInUseError: it is in use.
+        """
+        if not os.path.isdir(self._store.folder(layer_id)):
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._lock(layer_id))
+            except LayerNotFoundError:  # removed just now
+                yield
+                return
+            self._require_inactive(layer_id)
+            self.clear(layer_id)
+            yield
+
+    def _require_inactive(self, layer_id: str) -> None:
         use = self._use(layer_id)
         if use is None:
             return
@@ -164,41 +224,75 @@ class Mounts:
         state = os.path.join(self._store.folder(layer_id), folders.SCRATCH)
         return select.by_kind(record.mount_kind).changes(view, state)
 
-    def stale(self, layer_id: str) -> MountRecord | None:
-        """The record of a mount that is gone (a crash, a reboot), for ``check`` to clean up."""
+    def stale(self, layer_id: str) -> MountRecord | MountAttempt | None:
+        """A mount that is gone (a crash, a reboot) or was never finished, for ``check`` to clean up."""
         use = self._read(layer_id)
-        if use is None or use.mount is None:
-            return None
-        return None if select.by_kind(use.mount.kind).is_alive(use.mount) else use.mount
+        return None if use is None or self._is_current(use) else use.mount or use.attempt
 
     def clear(self, layer_id: str) -> None:
-        """Forget the layer's use, cleaning up after a mount that is gone."""
+        """Forget the layer's use, cleaning up after a mount that is gone or was never finished."""
         use = self._read(layer_id)
-        if use is not None and use.mount is not None:
+        if use is None:
+            return
+        if use.mount is not None:
             select.by_kind(use.mount.kind).unmount(use.mount)
+        elif use.attempt is not None and use.boot_id == mountinfo.boot_id():
+            select.by_kind(use.attempt.kind).recover(use.attempt)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(layer_id))
 
+    def sweep(self) -> list[str]:
+        """Clean up after all mounts that are gone or were never finished; the layers that they were of.
+
+        What can't be cleaned up is left, for ``check`` to report; so is what another process works on.
+        """
+        swept = []
+        for layer_id in self._store.ids():
+            if not os.path.exists(self._path(layer_id)):
+                continue
+            try:
+                with self._lock(layer_id, timeout=0):
+                    use = self._read(layer_id)
+                    if use is not None and not self._is_current(use):
+                        self.clear(layer_id)
+                        swept.append(layer_id)
+            except WinlayersError:
+                continue
+        return swept
+
     # -- on disk --
 
-    def _mounter(self, layer_id: str) -> tuple[Mounter, str]:
-        record = self._store.record(layer_id)
+    def _mounter(self, record: LayerRecord) -> tuple[Mounter, str]:
         if record.mount_kind is not None:
             # Its changes are kept as that kind keeps them, so it stays with it.
             return select.pick(record.mount_kind)
         return select.pick(self._kind, need_size=record.size is not None)
 
-    def _lock(self, layer_id: str) -> durable.FileLock:
-        return durable.FileLock(os.path.join(self._store.folder(layer_id), folders.MOUNT_LOCK))
+    @contextlib.contextmanager
+    def _lock(self, layer_id: str, *, timeout: float | None = None) -> Iterator[None]:
+        """Hold the lock on the layer's use; LayerNotFoundError where its folder is gone."""
+        folder = self._store.folder(layer_id)
+        lock = durable.FileLock(os.path.join(folder, folders.MOUNT_LOCK), timeout=timeout)
+        try:
+            lock.__enter__()
+        except StoreError as error:
+            if os.path.isdir(folder):
+                raise
+            raise LayerNotFoundError("no such layer", layer=layer_id) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _path(self, layer_id: str) -> str:
         return os.path.join(self._store.folder(layer_id), folders.MOUNT_RECORD)
 
-    def _write(self, layer_id: str, mount: MountRecord | None) -> None:
+    def _write(self, layer_id: str, mount: MountRecord | None, attempt: MountAttempt | None = None) -> None:
         value = {
             "mount": None if mount is None else dataclasses.asdict(mount),
-            "owner": os.getpid(),
-            "boot_id": boot_id(),
+            "attempt": None if attempt is None else dataclasses.asdict(attempt),
+            "owner": durable.owner(),
+            "boot_id": mountinfo.boot_id(),
         }
         durable.write_json(self._path(layer_id), value)
 
@@ -206,8 +300,13 @@ class Mounts:
         try:
             with open(self._path(layer_id), "rb") as file:
                 value = json.load(file)
-            mount = value["mount"]
-            return Use(None if mount is None else MountRecord(**mount), value["owner"], value["boot_id"])
+            mount, attempt = value["mount"], value["attempt"]
+            return Use(
+                None if mount is None else MountRecord(**mount),
+                None if attempt is None else MountAttempt(**attempt),
+                str(value["owner"]),
+                value["boot_id"],
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -218,18 +317,15 @@ class Mounts:
     def _use(self, layer_id: str) -> Use | None:
         """How the layer is in use now; what a crash or reboot left is as good as nothing."""
         use = self._read(layer_id)
-        if use is None:
-            return None
-        if use.mount is not None:
-            alive = select.by_kind(use.mount.kind).is_alive(use.mount)
-            return use if alive else None
-        return use if use.boot_id == boot_id() and durable.is_alive(use.owner) else None
+        return use if use is not None and self._is_current(use) else None
 
-
-def boot_id() -> str:
-    """A text that differs after each boot; "" where the system has none to offer."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    @staticmethod
+    def _is_current(use: Use) -> bool:
+        if use.mount is None:
+            return use.boot_id == mountinfo.boot_id() and durable.owner_lives(use.owner)
+        if select.by_kind(use.mount.kind).is_alive(use.mount):
+            return True
+        # A mount in another name space can't be seen from here, but is in use for as long as that is.
+        space = use.mount.details.get("name_space", "")
+        elsewhere = space and space != mountinfo.name_space() and use.mount.boot_id == mountinfo.boot_id()
+        return bool(elsewhere) and mountinfo.lives(space)

@@ -88,6 +88,7 @@ class PortableLayerService(LayerService):
     def check_home(self) -> None:
         self.store.ensure()
         self.store.sweep()
+        self.mounts.sweep()
 
     # -- life --
 
@@ -128,15 +129,14 @@ class PortableLayerService(LayerService):
 
     def prepare_removal(self, layer_id: str) -> None:
         if self.store.find(layer_id) is not None:
-            self.mounts.require_inactive(layer_id)
-            self.store.forbid_children(layer_id)
+            with self.mounts.inactive(layer_id):
+                self.store.forbid_children(layer_id)
 
     def cancel_removal(self, layer_id: str) -> None:
         self.store.allow_children(layer_id)
 
     def destroy(self, layer_id: str) -> None:
-        if os.path.lexists(self.store.folder(layer_id)):
-            self.mounts.require_inactive(layer_id)
+        with self.mounts.inactive(layer_id):
             self.store.destroy(layer_id)
 
     def _require_new(self, layer_id: str) -> None:

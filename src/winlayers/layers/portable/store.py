@@ -50,6 +50,7 @@ WRITABLE_IMAGE = "view-rw.erofs"
 EXTRACT = "extract"
 FORMAT = 1
 _REMOVING = "removing"
+_REPLACED = "-replaced-"
 BLOCK = 512
 
 VIEW_LOCK = ".view.lock"
@@ -107,12 +108,47 @@ class LayerStore:
             raise StoreError(f"can't make the store: {error.strerror}", path=self.home) from error
 
     def sweep(self) -> list[str]:
-        """Remove half done work of processes that are gone; return what was removed."""
+        """Remove half done work of processes that are gone; return what was removed.
+
+        A removal that did not get as far as the rename is taken back, and so is half of a replacement.
+        """
         with self.lock():
+            self._restore_replaced()
             swept = durable.sweep(self.home)
+            for name in os.listdir(self.home):
+                if name.endswith(REMOVING) and name[0] != ".":
+                    aside = durable.temporary_name(self.home, f"-{_REMOVING}")
+                    durable.rename_dir(os.path.join(self.home, name), aside)
+                    durable.remove_any(aside)
+                    swept.append(name)
             for layer_id in self.ids():
-                swept += [os.path.join(layer_id, name) for name in durable.sweep(self.folder(layer_id))]
+                swept += [os.path.join(layer_id, name) for name in self._sweep_layer(layer_id)]
         return swept
+
+    def _sweep_layer(self, layer_id: str) -> list[str]:
+        folder = self.folder(layer_id)
+        swept = durable.sweep(folder)
+        scratch = os.path.join(folder, SCRATCH)
+        if os.path.isdir(scratch):
+            swept += [os.path.join(SCRATCH, name) for name in durable.sweep(scratch)]
+        marker = os.path.join(folder, _REMOVING)
+        try:
+            with open(marker, encoding="ascii", errors="replace") as file:
+                remover = file.read()
+        except FileNotFoundError:
+            return swept
+        if not durable.owner_lives(remover):
+            os.unlink(marker)
+            swept.append(_REMOVING)
+        return swept
+
+    def _restore_replaced(self) -> None:
+        """Bring back the empty layers that went aside for content that never came (see :meth:`publish`)."""
+        for name in os.listdir(self.home):
+            layer_id = name.partition(_REPLACED)[2]
+            path = os.path.join(self.home, name)
+            if layer_id and durable.is_leftover(path) and not os.path.lexists(self.folder(layer_id)):
+                durable.rename_dir(path, self.folder(layer_id))
 
     def lock(self) -> durable.FileLock:
         """The lock for what changes the set of layers.  Held for moments only."""
@@ -177,8 +213,9 @@ class LayerStore:
 
     def update_record(self, layer_id: str, **changes: object) -> LayerRecord:
         """Change fields of the record, durably."""
-        record = dataclasses.replace(self.record(layer_id), **changes)  # type: ignore[arg-type]  # checked by tests
-        self.write_record(self.folder(layer_id), record)
+        with self.lock():
+            record = dataclasses.replace(self.record(layer_id), **changes)  # type: ignore[arg-type]  # tested
+            self.write_record(self.folder(layer_id), record)
         return record
 
     # -- chains --
@@ -230,12 +267,8 @@ class LayerStore:
     def hidden(self) -> Iterator[str]:
         """A hidden folder for a layer in the making; what is left of it when the block ends is removed."""
         self.ensure()
-        path = durable.temporary_name(self.home)
-        os.mkdir(path, 0o755)
-        try:
+        with durable.hidden_folder(self.home) as path:
             yield path
-        finally:
-            durable.remove_tree(path)
 
     def publish(self, layer_id: str, hidden: str, record: LayerRecord, parents: Sequence[str]) -> bool:
         """Let the layer made in the folder *hidden* exist under its id; its files are durable already.
@@ -265,7 +298,8 @@ class LayerStore:
             durable.fsync_dir(hidden)
             if os.path.isdir(folder):
                 # An empty layer or a folder without a record: aside with it, for the rename needs the name.
-                aside = durable.temporary_name(self.home, "-replaced")
+                # The name lets the next process bring it back if this one ends between the two renames.
+                aside = durable.temporary_name(self.home, f"{_REPLACED}{layer_id}")
                 durable.rename_dir(folder, aside)
                 durable.rename_dir(hidden, folder)
                 durable.remove_tree(aside)
@@ -292,7 +326,8 @@ class LayerStore:
         """
         with self.lock():
             self._refuse_children(layer_id)
-            durable.write_bytes(os.path.join(self.folder(layer_id), _REMOVING), b"")
+            marker = os.path.join(self.folder(layer_id), _REMOVING)
+            durable.write_bytes(marker, durable.owner().encode("ascii"))
 
     def allow_children(self, layer_id: str) -> None:
         """Take :meth:`forbid_children` back."""

@@ -10,9 +10,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
+import sys
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from winlayers.errors import MountError
+from winlayers.layers.portable.mounts import mountinfo, syscalls
 from winlayers.layers.portable.view import View
 from winlayers.win32.metadata import FileMetadata
 
@@ -55,6 +58,23 @@ class MountRecord:
     writable: bool
     boot_id: str
     details: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MountAttempt:
+    """A call of :meth:`Mounter.mount` that may have ended half way, with its process.
+
+    Attributes:
+        kind: the mount kind's name.
+        target: the folder at which the view was to appear.
+        identity: device and inode number that this folder had, before.
+        state_dir: the scratch layer's own folder, of a writable mount.
+    """
+
+    kind: str
+    target: str
+    identity: str
+    state_dir: str | None
 
 
 class UpperKind(enum.Enum):
@@ -144,6 +164,24 @@ class Mounter(abc.ABC):
             MountError: it can't be made; nothing is left mounted or running.
             UnsupportedError: the view needs what this kind can't do (a scratch size that can't be enforced).
         """
+
+    def recover(self, attempt: MountAttempt) -> None:
+        """Take away what a `mount` that was killed has left; there may be nothing.
+
+        This takes down what is mounted at the target, where nothing was before.
+
+        Raises:
+            MountError: it can't be taken away.
+        """
+        if sys.platform != "linux":
+            return
+        try:
+            for _ in mountinfo.mounts_at(attempt.target):
+                syscalls.unmount(attempt.target, syscalls.UMOUNT_NOFOLLOW | syscalls.UMOUNT_DETACH)
+        except OSError as error:
+            raise MountError(
+                f"what a killed process mounted can't be unmounted: {error.strerror}", path=attempt.target
+            ) from error
 
     @abc.abstractmethod
     def unmount(self, record: MountRecord) -> None:

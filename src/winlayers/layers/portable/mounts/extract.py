@@ -25,7 +25,13 @@ from winlayers import durable
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.erofs.image import stamp_of
 from winlayers.layers.portable.mounts import mountinfo, scratch
-from winlayers.layers.portable.mounts.contract import Mounter, MountRecord, MountRequest, UpperEntry
+from winlayers.layers.portable.mounts.contract import (
+    MountAttempt,
+    Mounter,
+    MountRecord,
+    MountRequest,
+    UpperEntry,
+)
 from winlayers.layers.portable.mounts.extractor import Extractor, can_clone
 from winlayers.layers.portable.mounts.stamps import Stamps, extract_changes
 from winlayers.layers.portable.view import View
@@ -81,6 +87,26 @@ class ExtractMounter(Mounter):
         return MountRecord(
             self.kind, request.target, request.state_dir is not None, mountinfo.boot_id(), details
         )
+
+    def recover(self, attempt: MountAttempt) -> None:
+        """Take the tree from the target back to the scratch layer, or altogether if it was read-only."""
+        try:
+            if attempt.state_dir is not None:
+                found, tree = _locate(attempt.state_dir), os.path.join(attempt.state_dir, TREE)
+                if found is not None and found != tree:
+                    _take(found, tree, _identity(found))
+            elif os.path.islink(attempt.target):
+                os.unlink(attempt.target)
+                os.mkdir(attempt.target)
+            elif _identity(attempt.target) not in ("", attempt.identity):
+                # The target was empty: another folder in its place can only be what was put there.
+                _unlock(attempt.target)
+                durable.remove_tree(attempt.target)
+                os.mkdir(attempt.target)
+        except OSError as error:
+            raise MountError(
+                f"what a killed process put there can't be taken away: {error.strerror}", path=attempt.target
+            ) from error
 
     def unmount(self, record: MountRecord) -> None:
         """Take the files away from the target: into the scratch layer's folder, or altogether.

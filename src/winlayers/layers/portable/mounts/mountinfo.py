@@ -84,3 +84,14 @@ def name_space() -> str:
         return os.readlink("/proc/self/ns/mnt")
     except OSError:
         return ""
+
+
+def lives(space: str) -> bool:
+    """Whether some process that can be seen from here is in the mount name space *space*."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/ns/mnt") == space:
+                return True
+        except OSError:  # gone, or another user's
+            continue
+    return False
