@@ -37,8 +37,7 @@ PACKAGES = (
 
 WINDOWS_BUILD = "20348"
 STANDINS = {
-    "vmcompute.dll": ("vmcompute.c", "log.c", "emulation.c"),
-    "vmcompute-streaming.dll": ("vmcompute.c", "log.c", "emulation.c", "streaming.c"),
+    "vmcompute.dll": ("vmcompute.c", "log.c", "emulation.c", "merge.c", "streaming.c"),
     "virtdisk.dll": ("virtdisk.c", "log.c"),
 }
 TIMEOUT = 1200

@@ -54,6 +54,13 @@ class GraphDriverSuite:
         assert driver.apply_diff("delta", "base", io.BytesIO(DELTA)) == DELTA_SIZE
         return "delta"
 
+    def check_tar(self, found: bytes, expected: bytes) -> None:
+        """Check that a diff is what was applied, byte for byte.
+
+        A driver that keeps files rather than tars overrides this: what it gives is a new tar.
+        """
+        assert found == expected
+
     def _need_mounts(self) -> None:
         if not self.can_mount:
             pytest.skip("layers can't be mounted here")
@@ -107,7 +114,7 @@ class GraphDriverSuite:
             driver.create(delta, "base")
         with pytest.raises(LayerExistsError):
             driver.create_read_write(delta, "base")
-        assert read_all(driver.diff(delta)) == DELTA
+        self.check_tar(read_all(driver.diff(delta)), DELTA)
 
     def test_missing_parents_are_refused(self, driver: GraphDriver) -> None:
         calls: list[Callable[[], object]] = [
@@ -171,10 +178,10 @@ class GraphDriverSuite:
     # -- content --
 
     def test_diff_is_what_was_applied(self, driver: GraphDriver, delta: str) -> None:
-        assert read_all(driver.diff("base")) == BASE
-        assert read_all(driver.diff(delta, "base"), 100) == DELTA
+        self.check_tar(read_all(driver.diff("base")), BASE)
+        self.check_tar(read_all(driver.diff(delta, "base"), 100), DELTA)
         driver.apply_diff("made", "base", io.BytesIO(DELTA))  # without a create before it
-        assert read_all(driver.diff("made")) == DELTA
+        self.check_tar(read_all(driver.diff("made")), DELTA)
 
     def test_what_is_no_layer_is_refused(self, driver: GraphDriver) -> None:
         for wrong in (b"\x01" * 1024, BASE[:700]):
@@ -185,7 +192,7 @@ class GraphDriverSuite:
     def test_content_is_never_replaced(self, driver: GraphDriver, delta: str) -> None:
         with pytest.raises(LayerExistsError):
             driver.apply_diff(delta, "base", io.BytesIO(BASE))
-        assert read_all(driver.diff(delta)) == DELTA
+        self.check_tar(read_all(driver.diff(delta)), DELTA)
 
     def test_changes_and_their_size(self, driver: GraphDriver, delta: str) -> None:
         changes = driver.changes(delta, "base")

@@ -39,6 +39,13 @@ class LayerFixtures:
     def service(self) -> LayerService:
         raise NotImplementedError("subclasses give the service")
 
+    def check_tar(self, found: bytes, expected: bytes) -> None:
+        """Check that an exported tar is the one that came, byte for byte.
+
+        A service that keeps files rather than tars overrides this: what it exports is a new tar.
+        """
+        assert found == expected
+
     @pytest.fixture
     def base(self, service: LayerService) -> list[str]:
         """A base layer under the id ``base``; the chain of a layer on it."""
@@ -149,7 +156,7 @@ class LayerViewSuite(LayerFixtures):
             assert (view / "linked.txt").read_bytes() == b"kept " * 1000
         finally:
             self._unmount(service, "scratch")
-        assert read_all(service.export_tar("delta", delta[1:])) == DELTA
+        self.check_tar(read_all(service.export_tar("delta", delta[1:])), DELTA)
 
     def test_scratch_exports_its_changes(self, service: LayerService, delta: list[str]) -> None:
         service.create_scratch("scratch", delta)

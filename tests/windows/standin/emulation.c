@@ -70,6 +70,18 @@ static HANDLE open_for_side(const WCHAR *path) {
     return CreateFileW(path, GENERIC_READ, 7, NULL, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
 }
 
+size_t emulation_side(HANDLE file, char **data) {
+    bytes kept = {0};
+    read_side(file, &kept);
+    *data = kept.data;
+    return kept.size;
+}
+
+void emulation_set_side(HANDLE file, const char *data, size_t size) {
+    bytes kept = {(char *)data, size, size};
+    write_side(file, &kept);
+}
+
 void emulation_copy(const WCHAR *from, const WCHAR *to) {
     HANDLE source = open_for_side(from), target = open_for_side(to);
     bytes kept = {0};
@@ -211,8 +223,8 @@ static BOOL fail(const char *function) {
     return TRUE;
 }
 
-static BOOL WINAPI emulated_write(HANDLE file, BYTE *data, DWORD size, DWORD *written, BOOL abort, BOOL security,
-                                  void **context) {
+BOOL WINAPI emulation_write(HANDLE file, BYTE *data, DWORD size, DWORD *written, BOOL abort, BOOL security,
+                            void **context) {
     writer *w = *context;
     if (abort) {
         if (w) finish_writer(w, file);
@@ -298,8 +310,8 @@ static void finish_reader(reader *r) {
     free(r);
 }
 
-static BOOL WINAPI emulated_read(HANDLE file, BYTE *data, DWORD size, DWORD *count, BOOL abort, BOOL security,
-                                 void **context) {
+BOOL WINAPI emulation_read(HANDLE file, BYTE *data, DWORD size, DWORD *count, BOOL abort, BOOL security,
+                           void **context) {
     reader *r = *context;
     if (abort) {
         if (r) finish_reader(r);
@@ -323,6 +335,8 @@ static BOOL WINAPI emulated_read(HANDLE file, BYTE *data, DWORD size, DWORD *cou
     return TRUE;
 }
 
+INT64 emulated_partition;
+
 /* -- in place of kernel32's --------------------------------------------------------------------------- */
 
 static void replace(const char *name, void *function) {
@@ -336,7 +350,48 @@ static void replace(const char *name, void *function) {
     FlushInstructionCache(GetCurrentProcess(), target, sizeof jump);
 }
 
+/*
+ * DeviceIoControl, so that a "volume" (the folder that GetLayerMountPath names) can be asked for its partition's
+ * size and extended; all other codes go to the kernel as they came.
+ */
+typedef struct {
+    UINT64 status, information;
+} io_status;
+
+typedef LONG(WINAPI *control_call)(HANDLE, HANDLE, void *, void *, io_status *, ULONG, void *, ULONG, void *, ULONG);
+
+static BOOL WINAPI emulated_control(HANDLE file, DWORD code, void *in, DWORD in_size, void *out, DWORD out_size,
+                                    DWORD *returned, OVERLAPPED *overlapped) {
+    static const DWORD length_info = 0x7405c, extend_volume = 0x900f0;
+    HMODULE ntdll = GetModuleHandleW(L"ntdll.dll");
+    if (code == length_info || code == extend_volume) {
+        text line;
+        HRESULT result = scripted("DeviceIoControl", S_OK);
+        if (SUCCEEDED(result) && code == length_info && out_size >= 8) {
+            memcpy(out, &emulated_partition, 8);
+            *returned = 8;
+        }
+        begin_call(&line, "DeviceIoControl");
+        add_number(&line, "code", code);
+        if (code == extend_volume && in_size >= 8) add_number(&line, "sectors", *(INT64 *)in);
+        finish_call(&line, result);
+        SetLastError(HRESULT_CODE(result));
+        return SUCCEEDED(result);
+    }
+    const char *name = code >> 16 == FILE_DEVICE_FILE_SYSTEM ? "NtFsControlFile" : "NtDeviceIoControlFile";
+    control_call call = (control_call)(void *)GetProcAddress(ntdll, name);
+    ULONG(WINAPI *dos_error)(LONG) = (ULONG(WINAPI *)(LONG))(void *)GetProcAddress(ntdll, "RtlNtStatusToDosError");
+    io_status status = {0};
+    (void)overlapped;
+    LONG result = call(file, NULL, NULL, NULL, &status, code, in, in_size, out, out_size);
+    if (returned) *returned = (DWORD)status.information;
+    if (result >= 0) return TRUE;
+    SetLastError(dos_error(result));
+    return FALSE;
+}
+
 void emulation_start(void) {
-    replace("BackupRead", (void *)emulated_read);
-    replace("BackupWrite", (void *)emulated_write);
+    replace("DeviceIoControl", (void *)emulated_control);
+    replace("BackupRead", (void *)emulation_read);
+    replace("BackupWrite", (void *)emulation_write);
 }

@@ -1,4 +1,4 @@
-/* Log lines and scripted failures. */
+/* Log lines, scripted failures, folders. */
 #include "standin.h"
 
 #include <stdarg.h>
@@ -69,6 +69,23 @@ HRESULT finish_call(text *line, HRESULT result) {
 DWORD environment(const WCHAR *name, WCHAR *value, DWORD room) {
     DWORD size = GetEnvironmentVariableW(name, value, room);
     return size < room ? size : 0;
+}
+
+void join_path(WCHAR *out, size_t room, const WCHAR *folder, const WCHAR *name) {
+    _snwprintf(out, room, L"%ls\\%ls", folder, name);
+    out[room - 1] = 0;
+}
+
+void walk_folder(const WCHAR *folder, void (*visit)(const WCHAR *, WIN32_FIND_DATAW *, void *), void *context) {
+    WCHAR pattern[4096];
+    WIN32_FIND_DATAW found;
+    join_path(pattern, 4096, folder, L"*");
+    HANDLE search = FindFirstFileW(pattern, &found);
+    if (search == INVALID_HANDLE_VALUE) return;
+    do {
+        if (wcscmp(found.cFileName, L".") && wcscmp(found.cFileName, L"..")) visit(folder, &found, context);
+    } while (FindNextFileW(search, &found));
+    FindClose(search);
 }
 
 #define MAX_COUNTED 64

@@ -1,6 +1,6 @@
 /*
- * The streaming calls of Server 2016's previews: an import is kept in memory and written, as the files of the
- * transport format, when it ends; an export reads such files back.  Linked into the stand-in that has them.
+ * The streaming calls of Server 2016's previews: what an import is given is kept in memory, for an export of the
+ * same layer to give back.
  */
 #include "standin.h"
 

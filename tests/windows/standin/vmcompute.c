@@ -10,6 +10,7 @@
  *   STANDIN_TOMBSTONES  the deletions that ExportLayer writes, separated by "|"
  *   STANDIN_SYSTEMS     what HcsEnumerateComputeSystems answers; none: "[]"
  *   STANDIN_IMAGES      what GetBaseImages answers
+ *   STANDIN_SIDE        a folder for what files can't hold here; if set, layers are merged (see merge.c)
  *   STANDIN_NO_EXIT     if set, a terminated compute system never says that it has exited
  */
 #include "standin.h"
@@ -29,63 +30,54 @@ typedef struct {
 
 /* -- files, as HCS would keep them ------------------------------------------------------------------ */
 
-static void join(WCHAR *out, size_t room, const WCHAR *folder, const WCHAR *name) {
-    _snwprintf(out, room, L"%ls\\%ls", folder, name);
-    out[room - 1] = 0;
-}
-
 static BOOL is_folder(const WCHAR *path) {
     DWORD attributes = GetFileAttributesW(path);
     return attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY);
 }
 
-static void walk(const WCHAR *folder, void (*visit)(const WCHAR *, WIN32_FIND_DATAW *, void *), void *context) {
-    WCHAR pattern[4096];
-    WIN32_FIND_DATAW found;
-    join(pattern, 4096, folder, L"*");
-    HANDLE search = FindFirstFileW(pattern, &found);
-    if (search == INVALID_HANDLE_VALUE) return;
-    do {
-        if (wcscmp(found.cFileName, L".") && wcscmp(found.cFileName, L"..")) visit(folder, &found, context);
-    } while (FindNextFileW(search, &found));
-    FindClose(search);
-}
-
-static void copy_one(const WCHAR *folder, WIN32_FIND_DATAW *found, void *target);
-
 static void copy_tree(const WCHAR *source, const WCHAR *target) {
     CreateDirectoryW(target, NULL);
-    walk(source, copy_one, (void *)target);
+    walk_folder(source, copy_entry, (void *)target);
 }
 
-static void copy_one(const WCHAR *folder, WIN32_FIND_DATAW *found, void *target) {
+void copy_entry(const WCHAR *folder, WIN32_FIND_DATAW *found, void *target) {
     WCHAR from[4096], to[4096];
-    join(from, 4096, folder, found->cFileName);
-    join(to, 4096, target, found->cFileName);
+    join_path(from, 4096, folder, found->cFileName);
+    join_path(to, 4096, target, found->cFileName);
     if (found->dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) copy_tree(from, to);
     else if (CopyFileW(from, to, FALSE)) emulation_copy(from, to);
 }
 
-static void remove_one(const WCHAR *folder, WIN32_FIND_DATAW *found, void *context);
+static void remove_one(const WCHAR *folder, WIN32_FIND_DATAW *found, void *context) {
+    (void)found, (void)context;
+    WCHAR path[4096];
+    join_path(path, 4096, folder, found->cFileName);
+    remove_entry(path);
+}
 
-static void remove_tree(const WCHAR *path) {
-    walk(path, remove_one, NULL);
+void remove_entry(const WCHAR *path) {
+    SetFileAttributesW(path, FILE_ATTRIBUTE_NORMAL);
+    if (!is_folder(path)) {
+        DeleteFileW(path);
+        return;
+    }
+    walk_folder(path, remove_one, NULL);
     RemoveDirectoryW(path);
 }
 
-static void remove_one(const WCHAR *folder, WIN32_FIND_DATAW *found, void *context) {
-    (void)context;
-    WCHAR path[4096];
-    join(path, 4096, folder, found->cFileName);
-    SetFileAttributesW(path, FILE_ATTRIBUTE_NORMAL);
-    if (found->dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) remove_tree(path);
-    else DeleteFileW(path);
+static BOOL is_merging(void) {
+    WCHAR folder[2048];
+    return environment(L"STANDIN_SIDE", folder, 2048) != 0;
+}
+
+static HRESULT missing(const WCHAR *id) {
+    return is_folder(id) ? S_OK : HRESULT_FROM_WIN32(ERROR_PATH_NOT_FOUND);
 }
 
 static void write_tombstones(const WCHAR *folder) {
     WCHAR path[4096], list[8192];
     char line[16384];
-    join(path, 4096, folder, L"tombstones.txt");
+    join_path(path, 4096, folder, L"tombstones.txt");
     FILE *file = _wfopen(path, L"wb");
     if (!file) return;
     fputs("\xef\xbb\xbfVersion 1.0\n", file);
@@ -163,6 +155,13 @@ EXPORT LayerExists(driver_info *info, const WCHAR *id, ULONG *exists) {
     return finish_call(&line, result);
 }
 
+/* In the form that lets names of devices, and names ending in dots and blanks, be removed. */
+static void remove_layer(const WCHAR *path) {
+    WCHAR whole[4096];
+    _snwprintf(whole, 4096, wcsncmp(path, L"\\\\?\\", 4) ? L"\\\\?\\%ls" : L"%ls", path);
+    remove_entry(whole);
+}
+
 static HRESULT make_folder(const WCHAR *path) {
     return CreateDirectoryW(path, NULL) ? S_OK : HRESULT_FROM_WIN32(GetLastError());
 }
@@ -182,7 +181,7 @@ EXPORT CreateSandboxLayer(driver_info *info, const WCHAR *id, UINT64 parent, lay
     if (SUCCEEDED(result)) result = make_folder(id);
     if (SUCCEEDED(result)) {
         WCHAR disk[4096];
-        join(disk, 4096, id, L"sandbox.vhdx");
+        join_path(disk, 4096, id, L"sandbox.vhdx");
         FILE *file = _wfopen(disk, L"wb");
         if (file) fclose(file);
     }
@@ -195,6 +194,7 @@ EXPORT CreateSandboxLayer(driver_info *info, const WCHAR *id, UINT64 parent, lay
 EXPORT ExpandSandboxSize(driver_info *info, const WCHAR *id, UINT64 size) {
     text line;
     HRESULT result = scripted("ExpandSandboxSize", S_OK);
+    emulated_partition = (INT64)size;
     begin(&line, "ExpandSandboxSize", info, id);
     add_number(&line, "size", (INT64)size);
     return finish_call(&line, result);
@@ -217,7 +217,7 @@ static HRESULT plain(const char *function, driver_info *info, const WCHAR *id, H
 }
 
 EXPORT ActivateLayer(driver_info *info, const WCHAR *id) {
-    return plain("ActivateLayer", info, id, scripted("ActivateLayer", S_OK));
+    return plain("ActivateLayer", info, id, scripted("ActivateLayer", missing(id)));
 }
 
 EXPORT DeactivateLayer(driver_info *info, const WCHAR *id) {
@@ -230,7 +230,7 @@ EXPORT UnprepareLayer(driver_info *info, const WCHAR *id) {
 
 EXPORT DestroyLayer(driver_info *info, const WCHAR *id) {
     HRESULT result = scripted("DestroyLayer", S_OK);
-    if (SUCCEEDED(result)) remove_tree(id);
+    if (SUCCEEDED(result)) remove_layer(id);
     return plain("DestroyLayer", info, id, result);
 }
 
@@ -285,15 +285,22 @@ static HRESULT transfer(const char *function, driver_info *info, const WCHAR *id
 
 EXPORT ImportLayer(driver_info *info, const WCHAR *id, const WCHAR *path, layer_descriptor *layers, size_t count) {
     HRESULT result = scripted("ImportLayer", S_OK);
-    if (SUCCEEDED(result)) copy_tree(path, id);
+    if (SUCCEEDED(result)) {
+        if (is_merging()) merge_import(id, path, count ? layers[0].path : NULL);
+        else copy_tree(path, id);
+    }
     return transfer("ImportLayer", info, id, path, layers, count, result);
 }
 
 EXPORT ExportLayer(driver_info *info, const WCHAR *id, const WCHAR *path, layer_descriptor *layers, size_t count) {
-    HRESULT result = scripted("ExportLayer", S_OK);
+    HRESULT result = scripted("ExportLayer", missing(id));
     if (SUCCEEDED(result)) {
-        copy_tree(id, path);
-        write_tombstones(path);
+        if (is_merging()) {
+            merge_export(id, path, count ? layers[0].path : NULL);
+        } else {
+            copy_tree(id, path);
+            write_tombstones(path);
+        }
     }
     return transfer("ExportLayer", info, id, path, layers, count, result);
 }

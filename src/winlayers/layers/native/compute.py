@@ -60,13 +60,17 @@ def enumerate_compute_systems() -> list[ComputeSystem]:
     errors.check_hresult("HcsEnumerateComputeSystems", hresult)
     try:
         rows = json.loads(text)
+        if rows is None:  # how Go writes an empty list
+            rows = []
+        if not isinstance(rows, list):
+            raise TypeError
         return [
             ComputeSystem(
                 str(row["Id"]),
                 str(row.get("RuntimeImagePath", "")),
                 bool(row.get("IsRuntimeTemplate", False)),
             )
-            for row in rows or ()
+            for row in rows
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise HcsError(

@@ -38,7 +38,7 @@ CREATE_NEW = 1
 CREATE_ALWAYS = 2
 OPEN_EXISTING = 3
 
-_FLAG_BACKUP_SEMANTICS = 0x02000000
+FLAG_BACKUP_SEMANTICS = 0x02000000
 _FLAG_OPEN_REPARSE_POINT = 0x00200000
 _FLAG_SEQUENTIAL_SCAN = 0x08000000
 
@@ -73,7 +73,7 @@ class WinFile:
         Raises:
             HcsError: as Windows refuses.
         """
-        flags = _FLAG_BACKUP_SEMANTICS | _FLAG_OPEN_REPARSE_POINT
+        flags = FLAG_BACKUP_SEMANTICS | _FLAG_OPEN_REPARSE_POINT
         if sequential:
             flags |= _FLAG_SEQUENTIAL_SCAN
         handle = ffi.kernel32().CreateFileW(ffi.wide(path), access, share, None, disposition, flags, None)
@@ -101,6 +101,11 @@ class WinFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # A handle that is forgotten would keep its folder from being removed for as long as the process runs.
+        if getattr(self, "_handle", None) is not None:
+            self.close()
 
     # -- metadata --
 

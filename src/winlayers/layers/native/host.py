@@ -126,7 +126,9 @@ def _open_volume(path: str) -> files.WinFile:
     kernel32 = ffi.kernel32()
     access = files.GENERIC_READ | files.GENERIC_WRITE
     share = files.SHARE_READ | files.SHARE_WRITE
-    handle = kernel32.CreateFileW(ffi.wide(path), access, share, None, files.OPEN_EXISTING, 0, None)
+    # The flag does nothing to a volume; Go's os.OpenFile, which hcsshim uses, sets it for directories' sake.
+    flags = files.FLAG_BACKUP_SEMANTICS
+    handle = kernel32.CreateFileW(ffi.wide(path), access, share, None, files.OPEN_EXISTING, flags, None)
     if handle is None or handle == ffi.INVALID_HANDLE_VALUE:
         errors.raise_last_error("CreateFileW", path=path)
     return files.WinFile(handle, path)

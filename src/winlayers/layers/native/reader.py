@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from winlayers.errors import LayerCorruptError
-from winlayers.layers.native import files, paths, temporary, vmcompute
+from winlayers.layers.native import errors, files, paths, temporary, vmcompute
 from winlayers.layers.native.content import FileContent
 from winlayers.layers.native.privileges import READ, privileges
 from winlayers.layers.native.safefile import FILE_OPEN, FILE_OPEN_REPARSE_POINT, Root, WalkEntry
@@ -125,6 +125,8 @@ class BaseLayerReader(NativeReader):
             self._root = Root.open(path)
 
     def _walk(self) -> Iterator[Entry]:
+        if self._root.look(paths.FILES) is None:
+            return  # made and never filled
         for entry in self._root.walk(paths.FILES, skip=_is_recycle_bin):
             yield self._read(entry)
         if self._root.look(paths.UTILITY_VM_FILES) is None:
@@ -225,18 +227,26 @@ class TransportReader(NativeReader):
         """An entry outside of ``Files``, or ``Files`` itself: a file as it is."""
         file = self._open(self._root, entry.path)
         basic = file.basic_info()
-        times = basic
-        if entry.path in (paths.HIVES, paths.FILES):
-            # HCS gives these two whatever time it is; System_Delta has a time of the layer's own.
-            with self._root.open_relative(
-                paths.SYSTEM_DELTA, files.GENERIC_READ, files.SHARE_READ, FILE_OPEN
-            ) as delta:
-                times = delta.basic_info()
+        times = self._delta_times() if entry.path in (paths.HIVES, paths.FILES) else basic
         # Creation and access times outside of Files are those of the export.
         basic = FileMetadata(
             basic.attributes, times.write_time, times.write_time, times.write_time, times.change_time
         )
         return self._read_backup(file, _entry_name(entry.path), basic, security=False)
+
+    def _delta_times(self) -> FileMetadata:
+        """What ``Hives`` and ``Files`` take their times from: HCS gives these two whatever time it is.
+
+        hcsshim fails where a layer has no System_Delta; here such a layer's directories have no times.
+        """
+        try:
+            delta = self._root.open_relative(
+                paths.SYSTEM_DELTA, files.GENERIC_READ, files.SHARE_READ, FILE_OPEN
+            )
+        except errors.HcsNotFoundError:
+            return FileMetadata()
+        with delta:
+            return delta.basic_info()
 
     def close(self) -> None:
         super().close()

@@ -35,6 +35,7 @@ _CLASS_LINK = 11
 _CLASS_DISPOSITION = 13
 _CLASS_DISPOSITION_EX = 64
 _DISPOSITION_DELETE = 0x1
+_MIN_LINK_INFORMATION = 24
 
 _NAME_SURROGATE = 0x20000000
 """The bit of a reparse tag that says: this stands for another name (a link, a junction)."""
@@ -215,6 +216,8 @@ class Root:
         """FILE_LINK_INFORMATION: u8 replace, padding to 8, u64 root handle, u32 size in bytes, the name."""
         units = name.encode("utf-16-le", "surrogatepass")
         info = bytes(8) + parent.handle.to_bytes(8, "little") + len(units).to_bytes(4, "little") + units
+        # Names of one unit leave it shorter than the structure with its padding, which is refused.
+        info = info.ljust(_MIN_LINK_INFORMATION, b"\0")
         self._set_information(source, _CLASS_LINK, info, f"{parent.path}\\{name}")
 
     @staticmethod

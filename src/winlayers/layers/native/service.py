@@ -17,13 +17,13 @@ from winlayers.errors import (
     StoreError,
     UnsupportedError,
 )
+from winlayers.layers.archive import archive_stream
 from winlayers.layers.native import childimport, compute, errors, ffi, files, host, paths, vmcompute
 from winlayers.layers.native.privileges import READ, WRITE, privileges
 from winlayers.layers.native.reader import BaseLayerReader, ExportedLayerReader
 from winlayers.layers.native.safefile import FILE_OPEN, FILE_SEQUENTIAL_ONLY, Root
 from winlayers.layers.native.streaming import StreamingReader, StreamingWriter
 from winlayers.layers.native.tarimport import write_from_tar
-from winlayers.layers.portable.streams import archive_stream
 from winlayers.layers.rooted import BCD_COPIES
 from winlayers.layers.service import DriverInfo, LayerReader, LayerService, LayerWriter, TarStream
 from winlayers.win32.metadata import DataStream, FileMetadata
@@ -41,6 +41,8 @@ class NativeLayerService(LayerService):
         info: home and flavour.
         import_inline: take tars in within this process rather than in a child; None: as the environment
             variable `INLINE_VARIABLE` says.
+        complete_hives: make an empty registry hive for each of the five that a base layer does not have, or
+            has without a byte.  hcsshim's import leaves them out, and Windows Server 2025 refuses the layer.
         streaming_calls: read and write layers through ImportLayerBegin and ExportLayerBegin and their like,
             which only previews of Server 2016 have.  hcsshim dropped them, so they are not used unless asked
             for.
@@ -50,7 +52,12 @@ class NativeLayerService(LayerService):
     """
 
     def __init__(
-        self, info: DriverInfo, *, import_inline: bool | None = None, streaming_calls: bool = False
+        self,
+        info: DriverInfo,
+        *,
+        import_inline: bool | None = None,
+        complete_hives: bool = True,
+        streaming_calls: bool = False,
     ) -> None:
         self.info = info
         ffi.vmcompute()
@@ -59,6 +66,8 @@ class NativeLayerService(LayerService):
         self._import_inline = import_inline or not childimport.can_run()
         if streaming_calls and not vmcompute.has_streaming():
             raise UnsupportedError("this build of Windows has no streaming calls for layers")
+        self._complete_hives = complete_hives
+        self._unfinished: set[str] = set()
         self._streaming_calls = streaming_calls
 
     @property
@@ -90,7 +99,10 @@ class NativeLayerService(LayerService):
     # -- life of a layer --
 
     def exists(self, layer_id: str) -> bool:
-        return vmcompute.layer_exists(self.info.flavour, self.layer_path(layer_id))
+        path = self.layer_path(layer_id)
+        if path in self._unfinished:
+            return False  # its folder is there, for as long as it is being written
+        return vmcompute.layer_exists(self.info.flavour, path)
 
     def create(self, layer_id: str, parent_id: str) -> None:
         vmcompute.create_layer(self.info.flavour, self.layer_path(layer_id), parent_id)
@@ -143,6 +155,8 @@ class NativeLayerService(LayerService):
 
     def open_reader(self, layer_id: str, chain: Sequence[str]) -> LayerReader:
         path = self.layer_path(layer_id)
+        if not os.path.isdir(path):
+            raise LayerNotFoundError("there is no such layer", layer=layer_id)
         if not chain:
             return BaseLayerReader(path)
         if self._streaming_calls:
@@ -151,21 +165,43 @@ class NativeLayerService(LayerService):
 
     def open_writer(self, layer_id: str, chain: Sequence[str]) -> LayerWriter:
         path = self.layer_path(layer_id)
-        with _new_content(path, chain) as undo:
+        with self._new_content(path, chain) as undo:
             if chain and self._streaming_calls:
                 writer: LayerWriter = StreamingWriter(self.info.flavour, path, chain)
             else:
-                writer = childimport.open_layer_writer(self.info.flavour, path, chain)
+                writer = self._target(path, chain).open_writer()
         return _UndoingWriter(writer, undo)
 
     def import_tar(self, layer_id: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
         path = self.layer_path(layer_id)
         if chain and self._streaming_calls:
             return self._import_streaming(layer_id, chain, source)
-        with _new_content(path, chain):
-            if self._import_inline:
-                return childimport.import_inline(self.info.flavour, path, chain, source)
-            return childimport.import_in_child(self.info.flavour, path, chain, source)
+        with self._new_content(path, chain) as undo:
+            run = childimport.import_inline if self._import_inline else childimport.import_in_child
+            size = run(self._target(path, chain), source)
+        undo.forget()
+        return size
+
+    @contextlib.contextmanager
+    def _new_content(self, path: str, chain: Sequence[str]) -> Iterator[_Undo]:
+        """Have the folder *path*, without content; undo what the block wrote if it fails.
+
+        Raises:
+            LayerNotFoundError: a parent is not there.
+            LayerExistsError: the layer has content already.
+        """
+        _need_folders(chain)
+        undo = _Undo(path, self._unfinished)
+        if undo.has_content():
+            raise LayerExistsError("the layer has content already", layer=path)
+        try:
+            yield undo
+        except BaseException:
+            undo.run()
+            raise
+
+    def _target(self, path: str, chain: Sequence[str]) -> childimport.ImportTarget:
+        return childimport.ImportTarget(self.info.flavour, path, tuple(chain), self._complete_hives)
 
     def _import_streaming(self, layer_id: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
         writer = self.open_writer(layer_id, chain)
@@ -255,13 +291,20 @@ def _need_folders(chain: Sequence[str]) -> None:
 class _Undo:
     """What an import that fails must leave: the folder as it was, or none."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, unfinished: set[str]) -> None:
+        """Make the folder if it is missing; it is in *unfinished* then until it is done with."""
         self._path = path
+        self._unfinished = unfinished
         self._before: set[str] | None = None
         try:
             self._before = set(os.listdir(path))
         except FileNotFoundError:
             os.makedirs(path)
+            unfinished.add(path)
+
+    def forget(self) -> None:
+        """What was written stays."""
+        self._unfinished.discard(self._path)
 
     def has_content(self) -> bool:
         """Whether the folder holds a layer's content already."""
@@ -283,25 +326,7 @@ class _Undo:
                             root.remove_all(left)
         except HcsError:
             pass
-
-
-@contextlib.contextmanager
-def _new_content(path: str, chain: Sequence[str]) -> Iterator[_Undo]:
-    """Have the folder *path*, without content; undo what the block wrote if it fails.
-
-    Raises:
-        LayerNotFoundError: a parent is not there.
-        LayerExistsError: the layer has content already.
-    """
-    _need_folders(chain)
-    undo = _Undo(path)
-    if undo.has_content():
-        raise LayerExistsError("the layer has content already", layer=path)
-    try:
-        yield undo
-    except BaseException:
-        undo.run()
-        raise
+        self.forget()
 
 
 class _UndoingWriter(LayerWriter):
@@ -329,7 +354,9 @@ class _UndoingWriter(LayerWriter):
         except BaseException:
             self._run_undo()
             raise
-        self._undo = None
+        if self._undo is not None:
+            self._undo.forget()
+            self._undo = None
         return size
 
     def abort(self) -> None:

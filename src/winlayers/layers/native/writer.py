@@ -72,6 +72,7 @@ class DeltaLayerWriter(LayerWriter):
         self._reparse_directories: list[str] = []
         self._added: set[str] = set()
         self._directory_keys: set[bytes] = set()
+        self._file_keys: set[bytes] = set()
         with privileges(*WRITE), contextlib.ExitStack() as undo:
             self._folder = temporary.make_folder()
             undo.callback(temporary.try_remove_folder, self._folder)
@@ -106,6 +107,10 @@ class DeltaLayerWriter(LayerWriter):
         if metadata.is_directory:
             self._make_directory(name)
             file_name = name + paths.DIRECTORY_SUFFIX
+        elif fold_key(name) in self._file_keys:
+            self._root.remove(name)  # a file that is named twice: what is said last holds
+        else:
+            self._file_keys.add(fold_key(name))
         with self._create(file_name, name) as file:
             # The attributes are in the file; its own stay plain.
             file.set_basic_info(dataclasses.replace(metadata, attributes=FileAttributes(0)))
@@ -148,9 +153,13 @@ class DeltaLayerWriter(LayerWriter):
     def _imply_parent(self, name: str) -> None:
         """Make the directory that *name* lies in, which no entry has named."""
         parent = name.rpartition("\\")[0]
-        if not parent or fold_key(parent) in self._directory_keys:
-            raise LayerContentError("the entry lies below what is not a directory", path=name)
-        self._add_transport(parent, _IMPLIED, ())
+        if parent and fold_key(parent) not in self._directory_keys:
+            try:
+                self._add_transport(parent, _IMPLIED, ())
+                return
+            except errors.HcsExistsError:
+                pass  # a file
+        raise LayerContentError("the entry lies below what is not a directory", path=name)
 
     def add_link(self, path: str, target: str) -> None:
         name = paths.entry_path(path)
