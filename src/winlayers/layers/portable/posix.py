@@ -23,8 +23,11 @@ from winlayers.win32.filetime import UNSET, unix_from_filetime
 from winlayers.win32.names import fold_key, host_original, host_safe
 from winlayers.win32.reparse import RawReparse, drive_path, parse_reparse
 
-MAX_TARGET = 4095
-"""The longest target of a symbolic link on Linux, in bytes."""
+MAX_TARGET = 1023
+"""The longest target of a symbolic link that is shown as one, in bytes: what xfs holds (others take 4,095).
+
+A mount must not depend on the file system that a changed link is copied to.
+"""
 
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
@@ -50,12 +53,13 @@ def posix_nanoseconds(filetime: int) -> int:
     return seconds * 1_000_000_000 + nanoseconds
 
 
-def link_text(view: View, node: ViewNode, reparse: bytes | None) -> str | None:
+def link_text(view: View, node: ViewNode, reparse: bytes | None, path: str | None = None) -> str | None:
     """The target of the symbolic link that *node* is shown as; None: it is shown as what it is.
 
     Args:
         node: a node below the drive.
         reparse: its reparse buffer.
+        path: where on the drive it is shown, if that is not where the view has it.
     """
     if reparse is None:
         return None
@@ -65,7 +69,8 @@ def link_text(view: View, node: ViewNode, reparse: bytes | None) -> str | None:
         return None
     if isinstance(point, RawReparse):
         return None
-    path = path_on_drive(view, node)
+    if path is None:
+        path = path_on_drive(view, node)
     leads_to = drive_path(point, path)
     if leads_to is None:
         text = host_safe((point.target or point.substitute_name or "?").replace("/", "\\")[:MAX_TARGET])

@@ -36,7 +36,7 @@ Parts = tuple[bytes, ...]
 
 
 class Stamp(NamedTuple):
-    """One row; times in nanoseconds since 1970."""
+    """One row; times are marks (see `_mark`)."""
 
     path: bytes
     inode: int
@@ -48,11 +48,17 @@ class Stamp(NamedTuple):
 
     def is_same_file(self, about: os.stat_result, birth: int | None) -> bool:
         """Whether it is the file that was written, changed or not."""
-        return self.number == about.st_ino and self.birth == birth
+        return self.number == _mark(about.st_ino) and self.birth == birth
 
     def is_untouched(self, about: os.stat_result) -> bool:
         """Whether nothing about it has changed since."""
-        return (self.mtime, self.ctime, self.size) == (about.st_mtime_ns, about.st_ctime_ns, about.st_size)
+        times = (_mark(about.st_mtime_ns), _mark(about.st_ctime_ns))
+        return (self.mtime, self.ctime, self.size) == (*times, about.st_size)
+
+
+def _mark(number: int) -> int:
+    """*number*, which is only ever compared, within what SQLite holds: nanoseconds may be before 1678."""
+    return number & 0x7FFFFFFFFFFFFFFF
 
 
 class Stamps:
@@ -123,7 +129,7 @@ class Stamps:
 
     def by_number(self, number: int) -> list[Stamp]:
         """All names that the file of that number was written with."""
-        rows = self._db.execute("SELECT * FROM stamps WHERE number = ? ORDER BY path", (number,))
+        rows = self._db.execute("SELECT * FROM stamps WHERE number = ? ORDER BY path", (_mark(number),))
         return [Stamp._make(row) for row in rows]
 
     def hidden(self, inode: int) -> set[bytes]:
@@ -142,9 +148,8 @@ class Stamps:
 
 
 def _stamp(parts: Parts, inode: int, about: os.stat_result, birth: int | None) -> Stamp:
-    return Stamp(
-        b"/".join(parts), inode, about.st_ino, birth, about.st_mtime_ns, about.st_ctime_ns, about.st_size
-    )
+    times = (_mark(about.st_mtime_ns), _mark(about.st_ctime_ns))
+    return Stamp(b"/".join(parts), inode, _mark(about.st_ino), birth, *times, about.st_size)
 
 
 def extract_changes(view: View, tree: str, stamps: Stamps) -> Iterator[UpperEntry]:
@@ -278,7 +283,9 @@ class _Tree:
             return stamp
         for other in self.stamps.by_number(about.st_ino):
             # Without a time of birth a number alone may be another file's by now.
-            if other.is_same_file(about, birth) and (birth is not None or other.mtime == about.st_mtime_ns):
+            if other.is_same_file(about, birth) and (
+                birth is not None or other.mtime == _mark(about.st_mtime_ns)
+            ):
                 return other
         return None
 
