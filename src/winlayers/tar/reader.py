@@ -310,9 +310,14 @@ class TarReader:
             offset = self._base + self._position - BLOCK_SIZE
             if start < 0:
                 start = offset
-            self._start_member(header)
-            formats &= kept_formats
             typeflag = header.typeflag
+            size = header.size
+            if typeflag in HEADER_ONLY_TYPES or size < 0:
+                self._start_member(header)
+            else:
+                self._remaining = size
+                self._padding = -size % BLOCK_SIZE
+            formats &= kept_formats
             if typeflag == PAX_LOCAL:
                 formats &= _PAX
                 pax = parse_pax_records(self._take_special())
