@@ -1,0 +1,170 @@
+"""Random access into a compressed layer: points from which it can be read, found while it is read once.
+
+A *point* is a place in the blob where a decoder can begin: the start of a gzip member or zstd frame, or of
+a deflate block together with the 32 KiB of plain data before it (as in zlib's ``examples/zran.c``).  From a
+point to the next is a *span*, whose CRC-32 is known.  Points are kept in an SQLite file, so that opening a
+blob costs little and reading one span needs one window.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from winlayers.errors import LayerCorruptError
+
+VERSION = 1
+"""Raised with every change of the file's schema; files of other versions are made again."""
+
+SPACING = 4 << 20
+"""Plain bytes between points, where the compressed data has a place to begin at."""
+
+_SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE points(
+    id INTEGER PRIMARY KEY, plain INTEGER NOT NULL, bit INTEGER NOT NULL, crc INTEGER, window BLOB);
+"""
+
+
+class Point(NamedTuple):
+    """A place to begin at.
+
+    Attributes:
+        plain: how many plain bytes come before it.
+        bit: where it is in the blob, in bits (deflate blocks begin inside bytes).
+        window: the plain bytes just before a deflate block, up to 32 KiB; None: a member or frame begins here
+            and nothing before it is needed.
+    """
+
+    plain: int
+    bit: int
+    window: bytes | None = None
+
+
+class Span(NamedTuple):
+    """From one point to the next: *size* plain bytes with the CRC-32 *crc*."""
+
+    point: Point
+    size: int
+    crc: int
+
+
+def crc32_function() -> Callable[[bytes, int], int]:
+    """The fastest CRC-32 at hand (that of gzip): data and the value so far."""
+    try:
+        from isal import isal_zlib
+    except ImportError:  # not built for this processor
+        return zlib.crc32
+    return isal_zlib.crc32
+
+
+class PointWriter:
+    """Collects the points of one blob in a file.
+
+    Calls come in the order of the data: :meth:`add` a point, :meth:`feed` the plain data behind it.  A point
+    may lie in data that was fed already (it takes some to be sure of one), within what *held* bytes says.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Make the file *path*, which must not exist."""
+        # One thread decompresses and adds points, another finishes.
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.execute("BEGIN")
+        for statement in _SCHEMA.split(";"):
+            self._db.execute(statement)
+        self._update = crc32_function()
+        self._crc = 0
+        self._count = 0
+        self.size = 0
+
+    def add(self, point: Point) -> None:
+        """A point at the end of what was fed."""
+        if point.plain != self.size:
+            raise ValueError(f"a point at {point.plain}, but {self.size} bytes were fed")
+        self._end_span()
+        window = None if point.window is None else zlib.compress(point.window, 1)
+        self._count += 1
+        self._db.execute(
+            "INSERT INTO points VALUES (?, ?, ?, NULL, ?)", (self._count, point.plain, point.bit, window)
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Plain data behind the last point."""
+        self._crc = self._update(data, self._crc)
+        self.size += len(data)
+
+    def _end_span(self) -> None:
+        if self._count:
+            self._db.execute("UPDATE points SET crc = ? WHERE id = ?", (self._crc, self._count))
+        self._crc = 0
+
+    def finish(self, kind: str) -> None:
+        """Write what is left and close the file; *kind* is what the blob is compressed with."""
+        self._end_span()
+        self._db.executemany(
+            "INSERT INTO meta VALUES (?, ?)", [("version", VERSION), ("kind", kind), ("size", self.size)]
+        )
+        self._db.execute("COMMIT")
+        self._db.close()
+
+    def close(self) -> None:
+        """Close the file as it is; harmless after :meth:`finish`."""
+        self._db.close()
+
+
+class Points:
+    """The points of one blob, to be read.
+
+    Attributes:
+        kind: ``gzip``, ``zstd`` or ``none``.
+        size: plain bytes in all.
+    """
+
+    def __init__(self, path: str, layer: str) -> None:
+        """Open the file *path*; *layer* names the blob in messages.
+
+        Raises:
+            LayerCorruptError: it is missing, damaged or of another version.
+        """
+        uri = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        try:
+            self._db = sqlite3.connect(f"file:{uri}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+            meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+        except sqlite3.Error as error:
+            raise LayerCorruptError(f"the seek points can't be read: {error}", layer=layer) from error
+        if meta.get("version") != VERSION:
+            self._db.close()
+            raise LayerCorruptError("the seek points are of another version", layer=layer)
+        self.kind = str(meta["kind"])
+        self.size = int(meta["size"])
+        self._layer = layer
+
+    def __len__(self) -> int:
+        (count,) = self._db.execute("SELECT count(*) FROM points").fetchone()
+        return int(count)
+
+    def span(self, plain: int) -> Span:
+        """The span that holds the plain byte at *plain*.
+
+        Raises:
+            LayerCorruptError: there is none.
+        """
+        rows = self._db.execute(
+            "SELECT id, plain, bit, crc, window FROM points WHERE id >="
+            " (SELECT max(id) FROM points WHERE plain <= ?) ORDER BY id LIMIT 2",
+            (plain,),
+        ).fetchall()
+        if not rows or plain >= self.size:
+            raise LayerCorruptError(f"no data at offset {plain}", layer=self._layer)
+        _, start, bit, crc, packed = rows[0]
+        end = rows[1][1] if len(rows) > 1 else self.size
+        window = None if packed is None else zlib.decompress(packed)
+        return Span(Point(start, bit, window), end - start, crc)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
