@@ -84,6 +84,15 @@ def test_a_read_only_mount_shows_all_that_the_view_holds(
         Path(target, "new").write_bytes(b"")
 
 
+def test_links_lead_to_their_files(mounted: Mounted, view: View) -> None:
+    root = Path(mounted.mount(view)[0])
+    assert (root / "to-file").read_bytes() == b"MZ" * 5000
+    assert (root / "junction" / "a.dll").read_bytes() == b"MZ" * 5000
+    assert (root / "to-drive" / "b.dll").stat().st_nlink == 2
+    assert not (root / "elsewhere").exists()
+    assert os.getxattr(root / "to-file", "trusted.ntfs_attrib", follow_symlinks=False) == b"\0\x04\0\0"
+
+
 def test_a_writable_mount_shows_the_same(mounted: Mounted, view: View) -> None:
     target, record = mounted.mount(view, writable=True)
     assert record.writable
