@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
 
 from winlayers.errors import FormatError, ImageError, ImageNotFoundError, LayerError
 from winlayers.images.blobstream import LayerStream
@@ -86,12 +89,15 @@ def import_image(
     *,
     reference: Reference | None = None,
     platform: Platform | None = None,
+    keep_blobs: bool = True,
     progress: Progress = QUIET,
 ) -> Image:
     """Bring one image into the store.
 
     Args:
         reference: what to call it; None: what the source calls it.
+        keep_blobs: keep the compressed layers; without them the image takes less room, but can't be saved or
+            pushed with its own digests any more.
 
     Raises:
         PlatformError: it is not for Windows, or not for *platform*.
@@ -101,8 +107,7 @@ def import_image(
     names = (reference,) if reference is not None else offer.references
     resolved = resolve(source, offer.descriptor, platform)
     with store.lease() as lease:
-        importer = _Import(store, source, resolved, lease, progress)
-        importer.run()
+        _Import(store, source, resolved, lease, keep_blobs=keep_blobs, progress=progress).run()
         for name in names or (None,):
             store.set_reference(name, resolved.descriptor)
     return store.find(resolved.descriptor.digest)
@@ -112,12 +117,20 @@ class _Import:
     """One import under way."""
 
     def __init__(
-        self, store: ImageStore, source: ImageSource, image: Resolved, lease: Lease, progress: Progress
+        self,
+        store: ImageStore,
+        source: ImageSource,
+        image: Resolved,
+        lease: Lease,
+        *,
+        keep_blobs: bool,
+        progress: Progress,
     ) -> None:
         self._store = store
         self._source = source
         self._image = image
         self._lease = lease
+        self._keep_blobs = keep_blobs
         self._progress = progress
 
     def run(self) -> None:
@@ -132,51 +145,96 @@ class _Import:
                     writer.commit(descriptor.digest)
         parent = ""
         total = len(identifiers)
-        for number, (identifier, layer) in enumerate(zip(identifiers, manifest.layers, strict=True), 1):
-            self._progress.start(identifier, f"layer {number}/{total}", layer.size)
-            with self._store.layer_lock(identifier):
-                note = self._layer(identifier, parent, layer, config.diff_ids[number - 1])
-            self._progress.finish(identifier, note)
-            parent = identifier
+        with _Prefetch(self._fetch, manifest.layers, self._source.parallel - 1) as prefetch:
+            for number, (identifier, layer) in enumerate(zip(identifiers, manifest.layers, strict=True), 1):
+                self._progress.start(layer.digest, f"layer {number}/{total}", layer.size)
+                prefetch.wait_for(layer)
+                with self._store.layer_lock(identifier):
+                    note = self._layer(identifier, parent, layer, config.diff_ids[number - 1])
+                self._progress.finish(layer.digest, note)
+                parent = identifier
+
+    def _fetch(self, blob: Descriptor) -> None:
+        """Bring a blob into the content store, while the layers below it are still being imported."""
+        if self._keep_blobs and not self._store.content.has(blob):
+            with self._source.open_blob(blob) as file:
+                self._store.content.copy_in(file, blob, self._counter(blob))
+
+    def _counter(self, blob: Descriptor) -> Callable[[int], None]:
+        return lambda size: self._progress.advance(blob.digest, size)
 
     def _layer(self, identifier: str, parent: str, blob: Descriptor, diff_id: str) -> str:
+        """Import a layer, in one pass over its blob, which is kept on the way."""
         content, driver = self._store.content, self._store.driver
         kept, present = content.has(blob), driver.exists(identifier)
-        if kept and present:
+        if present and (kept or not self._keep_blobs):
             return "exists already"
+        count = self._counter(blob)
         with contextlib.ExitStack() as stack:
-            tee: Callable[[bytes], object]
             writer = None
             if kept:
                 file = stack.enter_context(content.open(blob.digest))
-
-                def tee(data: bytes) -> None:
-                    self._progress.advance(identifier, len(data))
-
             else:
                 file = stack.enter_context(self._source.open_blob(blob))
-                writer = stack.enter_context(content.writer())
-                write = writer.write
+                if self._keep_blobs:
+                    writer = stack.enter_context(content.writer())
 
-                def tee(data: bytes) -> None:
-                    write(data)
-                    self._progress.advance(identifier, len(data))
+            def tee(data: bytes) -> None:
+                if writer is not None:
+                    writer.write(data)
+                if not kept:
+                    count(len(data))
 
             stream = stack.enter_context(LayerStream(file, blob, diff_id, tee=tee))
             if present:
                 stream.drain()
             else:
-                try:
-                    size = driver.apply_diff(identifier, parent, stream)
-                except (FormatError, LayerError):
-                    stream.drain()  # a damaged blob makes bad tars: then its digest is the better answer
-                    raise
-                try:
-                    stream.drain()  # a driver that stops at the tar's end has not seen the last checks
-                except BaseException:
-                    driver.remove(identifier)
-                    raise
-                self._store.record_layer(identifier, diff_id, size, stream.size)
+                self._apply(identifier, parent, stream, diff_id)
             if writer is not None:
                 writer.commit(blob.digest)
         return "imported"
+
+    def _apply(self, identifier: str, parent: str, stream: LayerStream, diff_id: str) -> None:
+        driver = self._store.driver
+        try:
+            size = driver.apply_diff(identifier, parent, stream)
+        except (FormatError, LayerError):
+            stream.drain()  # a damaged blob makes bad tars: then its digest is the better answer
+            raise
+        try:
+            stream.drain()  # a driver that stops at the tar's end has not seen the last checks
+        except BaseException:
+            driver.remove(identifier)
+            raise
+        self._store.record_layer(identifier, diff_id, size, stream.size)
+
+
+class _Prefetch:
+    """Fetches blobs ahead of the one that is being imported; that one comes straight from the source."""
+
+    def __init__(
+        self, fetch: Callable[[Descriptor], None], blobs: Sequence[Descriptor], workers: int
+    ) -> None:
+        self._pool = (
+            ThreadPoolExecutor(workers, thread_name_prefix="winlayers-fetch") if workers > 0 else None
+        )
+        self._futures: dict[str, Future[None]] = {}
+        if self._pool is not None:
+            for blob in blobs[1:]:
+                if blob.digest not in self._futures:
+                    self._futures[blob.digest] = self._pool.submit(fetch, blob)
+
+    def wait_for(self, blob: Descriptor) -> None:
+        """Wait for a blob whose fetch has begun; one that has not is left to the caller."""
+        future = self._futures.get(blob.digest)
+        if future is not None and not future.cancel():
+            future.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from winlayers.errors import ImageError, InvalidReferenceError
+from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 
 if TYPE_CHECKING:
     from winlayers.images.transports.base import ImageSource, ImageTarget
@@ -47,15 +49,20 @@ def split_path(text: str) -> tuple[str, str | None]:
     return drive + path, tag if colon and tag else None
 
 
-def open_source(text: str) -> ImageSource:
+def open_source(text: str, options: RegistryOptions = DEFAULT_OPTIONS) -> ImageSource:
     """The source that *text* names; without a transport: a bare folder or archive, told by looking at it.
+
+    Args:
+        options: how registries are reached.
 
     Raises:
         ImageError: it is not there, or not what it is said to be.
     """
     transport, rest = split_name(text)
     if transport == "docker":
-        return _registry_source(rest)
+        from winlayers.images.transports.registry import RegistrySource, parse_name
+
+        return RegistrySource(parse_name(rest), options)
     if transport:
         return _local_source(transport, *split_path(rest))
     path, tag = (rest, None) if rest == "-" or os.path.exists(rest) else split_path(rest)
@@ -84,12 +91,14 @@ def _local_source(transport: str, path: str, tag: str | None) -> ImageSource:
     return DockerArchiveSource(archive, tag)
 
 
-def _registry_source(rest: str) -> ImageSource:
-    raise InvalidReferenceError(f"the transport docker: can't be read from yet: {rest}")
-
-
-def open_target(text: str) -> ImageTarget:
+def open_target(
+    text: str, options: RegistryOptions = DEFAULT_OPTIONS, *, mount_from: Sequence[str] = ()
+) -> ImageTarget:
     """The target that *text* names.
+
+    Args:
+        options: how registries are reached.
+        mount_from: repositories of the same registry that may have the blobs already.
 
     Raises:
         ImageError: it can't be written to.
@@ -108,6 +117,10 @@ def open_target(text: str) -> ImageTarget:
         from winlayers.images.transports.docker_archive import DockerArchiveTarget
 
         return DockerArchiveTarget(*split_path(rest))
+    if transport == "docker":
+        from winlayers.images.transports.registry import RegistryTarget, parse_name
+
+        return RegistryTarget(parse_name(rest), options, mount_from=mount_from)
     raise InvalidReferenceError(
         f"not a place to write an image to: {text!r}", hint="name a transport, such as oci:FOLDER:TAG"
     )
