@@ -335,20 +335,13 @@ class EntryKind(enum.Enum):
     """The directory at this path hides all that the parents have in it."""
 
 
-class Kind(Protocol):
-    """An enumeration's member whose value is that of one of :class:`EntryKind`."""
-
-    @property
-    def value(self) -> str: ...
-
-
 class Entry(Protocol):
     """What :func:`write_layer_entry` needs to know of an entry."""
 
     @property
     def path(self) -> str: ...
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> EntryKind: ...
     @property
     def metadata(self) -> FileMetadata | None: ...
     @property
@@ -374,17 +367,17 @@ def write_layer_entry(
             attribute's name holds ``=``.
         ReparseError: the reparse point is of a kind that tar has no form for.
     """
-    kind = entry.kind.value
-    if kind == EntryKind.WHITEOUT.value:
+    kind = entry.kind
+    if kind is EntryKind.WHITEOUT:
         writer.write_header(TarHeader(name or whiteout_name(entry.path)))
         yield
         return
-    if kind == EntryKind.OPAQUE.value:
+    if kind is EntryKind.OPAQUE:
         writer.write_header(TarHeader(name or opaque_name(entry.path)))
         yield
         return
     metadata = entry.metadata
-    if kind == EntryKind.LINK.value:
+    if kind is EntryKind.LINK:
         if entry.link_target is None:
             raise TarError("a hard link without a target", path=entry.path)
         header = link_header(entry.path, entry.link_target, metadata)
@@ -395,7 +388,7 @@ def write_layer_entry(
         return
     if metadata is None:
         raise TarError("a file without metadata", path=entry.path)
-    is_directory = kind == EntryKind.DIRECTORY.value
+    is_directory = kind is EntryKind.DIRECTORY
     yield from _write_file(writer, entry.path, metadata, streams, is_directory, name)
 
 
