@@ -6,13 +6,14 @@ from winlayers.errors import MountError
 from winlayers.layers.portable.mounts.contract import Mounter
 from winlayers.layers.portable.mounts.erofs import ErofsMounter
 from winlayers.layers.portable.mounts.extract import ExtractMounter
+from winlayers.layers.portable.mounts.fusefs.mounter import FuseMounter
 
 AUTO = "auto"
 
 
 def mounters() -> list[Mounter]:
     """All kinds, the best first."""
-    return [ErofsMounter(), ExtractMounter()]
+    return [ErofsMounter(), FuseMounter(), ExtractMounter()]
 
 
 def by_kind(kind: str) -> Mounter:

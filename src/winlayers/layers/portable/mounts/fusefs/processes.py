@@ -1,0 +1,49 @@
+"""Processes told apart for good: by their number and when they began."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+_POLL = 0.01
+
+
+def start_time(pid: int) -> str | None:
+    """When the process began, in clock ticks since boot; None: there is none, or it is dead.
+
+    Source: Linux, ``proc(5)``: fields 3 (state) and 22 of ``/proc/PID/stat``.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+
+
+def is_alive(pid: int, start: str) -> bool:
+    """Whether that very process lives."""
+    return start_time(pid) == start
+
+
+def wait_for_end(pid: int, start: str, timeout: float) -> bool:
+    """Wait until the process is gone; False: it is still there after *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # gone, or a kernel before 5.3
+        fd = -1
+    try:
+        while is_alive(pid, start):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if fd >= 0:
+                select.select([fd], [], [], left)
+            else:
+                time.sleep(min(_POLL, left))
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return True
