@@ -11,6 +11,7 @@ import io
 import os
 import queue
 import threading
+from collections.abc import Callable
 from typing import BinaryIO
 
 from winlayers import durable
@@ -22,7 +23,8 @@ from winlayers.layers.portable.view import Source as Where
 from winlayers.layers.service import TarStream
 from winlayers.tar.backuptar import EntryKind
 from winlayers.tar.layertar import LayerTarEntry, TarDataStream, entries_from_tar
-from winlayers.tar.reader import Source, TarReader
+from winlayers.tar.reader import Source as TarSource
+from winlayers.tar.reader import TarReader
 from winlayers.win32.names import normalize_layer_path
 
 _CHUNK = 1 << 20
@@ -72,14 +74,30 @@ def index_tar(folder: str, layer: str, target: str, tar_size: int | None = None)
     path = os.path.join(folder, folders.TAR)
     with open(path, "rb") as file:
         source = _Hashing(file, os.fstat(file.fileno()).st_size if tar_size is None else tar_size)
-        indexer = _Indexer(target, layer)
-        try:
-            indexer.run(source)
-            while source.read(_CHUNK):
-                pass
-            summary = indexer.finish(f"sha256:{source.hash.hexdigest()}", source.size)
-        finally:
-            indexer.close()
+        return index_stream(source, layer, target, lambda: f"sha256:{source.hash.hexdigest()}")
+
+
+def index_stream(source: TarSource, layer: str, target: str, digest: Callable[[], str]) -> LayerRecord:
+    """Index the tar read from *source* without storing it; the index, and a side file, go to *target*.
+
+    Args:
+        source: read to its end.
+        layer: the layer's name for messages.
+        target: an existing folder without either file.
+        digest: gives the tar's digest once all has been read.
+
+    Raises:
+        TarError, LayerContentError, InvalidNameError: the tar is not a layer.
+    """
+    counted = _Counting(source)
+    indexer = _Indexer(target, layer)
+    try:
+        indexer.run(counted)
+        while counted.read(_CHUNK):
+            pass
+        summary = indexer.finish(digest(), counted.size)
+    finally:
+        indexer.close()
     return _record(summary, indexer.side_size)
 
 
@@ -193,6 +211,19 @@ class _Tee:
         self._storer.stop()
 
 
+class _Counting:
+    """A source whose bytes are counted."""
+
+    def __init__(self, source: TarSource) -> None:
+        self._source = source
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes | bytearray | memoryview:
+        data = self._source.read(max(size, _CHUNK))
+        self.size += len(data)
+        return data
+
+
 class _Hashing:
     """A source that is hashed as it is read, up to *limit* bytes."""
 
@@ -200,12 +231,10 @@ class _Hashing:
         self._file = file
         self._left = limit
         self.hash = hashlib.sha256()
-        self.size = 0
 
     def read(self, size: int, /) -> bytes:
         data = self._file.read(min(max(size, _CHUNK), self._left))
         self._left -= len(data)
-        self.size += len(data)
         self.hash.update(data)
         return data
 
@@ -220,7 +249,7 @@ class _Indexer:
         self._side: BinaryIO | None = None
         self.side_size = 0
 
-    def run(self, source: Source) -> None:
+    def run(self, source: TarSource) -> None:
         reader = TarReader(source, buffer_size=_CHUNK)
         entries = entries_from_tar(reader)
         while True:

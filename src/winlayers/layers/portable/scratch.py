@@ -12,11 +12,11 @@ directory, as NTFS would have done.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind
-from winlayers.layers.portable.view import ROOT, View, ViewInode
+from winlayers.layers.portable.view import ROOT, Extent, View, ViewInode
 from winlayers.layers.service import ChangeKind, EntryKind, LayerChange, LayerEntry, LayerReader
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import DataStream, FileMetadata
@@ -249,7 +249,10 @@ def layer_changes(changes: Iterable[Change]) -> Iterator[LayerChange]:
 
 
 class ScratchReader(LayerReader):
-    """Reads a scratch layer's changes as the entries of a delta layer."""
+    """Reads a scratch layer's changes as the entries of a delta layer.
+
+    More than the contract asks for: streams may be read at any time, and again, until the reader is closed.
+    """
 
     def __init__(self, view: View, entries: Iterable[UpperEntry]) -> None:
         self._view = view
@@ -287,15 +290,28 @@ class ScratchReader(LayerReader):
         entry, source = change.entry, change.source
         if has_data:
             if entry.data_changed:
-                yield DataStream("", entry.size, _file_chunks(entry))
+                yield DataStream("", entry.size, _Again(lambda: _file_chunks(entry)))
             elif source is not None:
-                yield DataStream("", source.size, self._view.chunks(source.extent))
+                yield self._stream("", source.extent)
         if entry.streams is not None:
             for name, data in entry.streams:
                 yield DataStream(name, len(data), (data,))
         elif source is not None:
             for stream in source.streams:
-                yield DataStream(stream.name, stream.extent.size, self._view.chunks(stream.extent))
+                yield self._stream(stream.name, stream.extent)
+
+    def _stream(self, name: str, extent: Extent) -> DataStream:
+        return DataStream(name, extent.size, _Again(lambda: self._view.chunks(extent)))
+
+
+class _Again:
+    """Chunks that can be iterated more than once."""
+
+    def __init__(self, chunks: Callable[[], Iterator[bytes]]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks()
 
 
 def _file_chunks(entry: UpperEntry) -> Iterator[bytes]:
