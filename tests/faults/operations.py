@@ -13,19 +13,21 @@ from pathlib import Path
 from winlayers.errors import LayerExistsError
 from winlayers.graphdriver.windows import WindowsGraphDriver
 from winlayers.layers.portable.check import Checker, Finding
-from winlayers.layers.portable.mounts import mountinfo
+from winlayers.layers.portable.mounts import mountinfo, select
 from winlayers.layers.portable.service import PortableLayerService
 from winlayers.layers.service import DriverInfo
 from winlayers.testing.content import FILE, content, read_all, stream
 from winlayers.testing.tars import BASE, DELTA
 
+MOUNT_KINDS = tuple(mounter.kind for mounter in select.mounters())
+
 State = dict[str, tuple[str, ...]]
 """Of each layer: kind, parents, digest of all that it holds."""
 
 
-def open_service(home: str) -> PortableLayerService:
+def open_service(home: str, mount: str = "auto") -> PortableLayerService:
     """The service as a fresh process has it: the home is checked and swept."""
-    service = PortableLayerService(DriverInfo(home), mount=os.environ.get("WINLAYERS_FAULT_MOUNT", "auto"))
+    service = PortableLayerService(DriverInfo(home), mount=mount)
     service.check_home()
     return service
 
@@ -65,13 +67,16 @@ def mounts_below(home: str) -> list[str]:
     return [mount.target for mount in mountinfo.mounts() if mount.target.startswith(prefix)]
 
 
-def mounted(service: PortableLayerService) -> list[str]:
-    """Where layers are mounted, by the store's own account."""
-    return sorted(
+def stray_mounts(service: PortableLayerService) -> list[str]:
+    """Where something is mounted, or lies, that the store does not know to be mounted."""
+    known = {
         os.path.realpath(service.mount_path(layer_id))
         for layer_id in service.store.ids()
         if service.is_prepared(layer_id)
-    )
+    }
+    places = {os.path.join(service.layer_path(layer_id), "mount") for layer_id in service.store.ids()}
+    found = {os.path.realpath(place) for place in places if os.path.isdir(place) and os.listdir(place)}
+    return sorted((found | set(mounts_below(service.info.home))) - known)
 
 
 def hidden_below(home: str) -> list[str]:
@@ -92,6 +97,7 @@ class Operation:
         setup: makes the store that it starts from.
         run: does it; also again, after it was interrupted or done.
         damaged: whether the store that it starts from is.
+        mount: the kind of mount that it needs.
         intermediate: whether states between before and after are fine, too.
     """
 
@@ -100,7 +106,11 @@ class Operation:
     run: Callable[[PortableLayerService], None]
     damaged: bool = False
     intermediate: bool = False
-    needs_mounts: bool = False
+    mount: str | None = None
+
+    def open(self, home: str) -> PortableLayerService:
+        """The service, as a fresh process has it."""
+        return open_service(home, self.mount or "auto")
 
 
 def _base(service: PortableLayerService) -> None:
@@ -229,6 +239,14 @@ OPERATIONS = (
     Operation("remove a layer through the driver", _views, _remove_by_driver),
     Operation("build a view", _delta, _build_view),
     Operation("repair", _damaged, _repair, damaged=True),
-    Operation("mount, change and unmount", _scratch, mounted_use, intermediate=True, needs_mounts=True),
-    Operation("commit a scratch layer", _used_scratch, _commit, needs_mounts=True),
+    *(
+        Operation(
+            f"mount, change and unmount by {kind}", _scratch, mounted_use, intermediate=True, mount=kind
+        )
+        for kind in MOUNT_KINDS
+    ),
+    *(
+        Operation(f"commit a scratch layer kept by {kind}", _used_scratch, _commit, mount=kind)
+        for kind in MOUNT_KINDS
+    ),
 )

@@ -11,27 +11,14 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from tests.faults.operations import (
-    OPERATIONS,
-    Operation,
-    State,
-    check,
-    hidden_below,
-    mounted,
-    mounts_below,
-    open_service,
-    state_of,
-)
-from tests.faults.steps import KILLED, Steps, die_at, fork, wait
-from tests.support import can_mount, require
-from winlayers.layers.portable.mounts import syscalls
+from tests.faults.operations import OPERATIONS, Operation
+from tests.faults.recovery import assert_recovers, fork_operation, outcome, start, step_name
+from tests.faults.steps import KILLED, die_at, wait
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -39,64 +26,6 @@ RANDOM_KILLS = int(os.environ.get("WINLAYERS_FAULT_RUNS", "20"))
 """SIGKILLs at random times for each operation."""
 
 _MOST_STEPS = 1000
-
-
-@pytest.fixture
-def homes(tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Makes fresh homes; what is mounted in them in the end is taken down."""
-    made: list[str] = []
-
-    def fresh() -> str:
-        folder = tempfile.mkdtemp(dir=tmp_path)
-        made.append(folder)
-        return os.path.join(folder, "home")
-
-    yield fresh
-    for folder in made:
-        for target in reversed(mounts_below(folder)):
-            syscalls.unmount(target, syscalls.UMOUNT_DETACH)
-
-
-def start(operation: Operation, home: str) -> State:
-    """Make the store that the operation starts from."""
-    require(not operation.needs_mounts or can_mount(), "layers can't be mounted here")
-    service = open_service(home)
-    operation.setup(service)
-    return state_of(service)
-
-
-def fork_operation(operation: Operation, home: str, prepare: Callable[[], None] | None = None) -> int:
-    """Begin the operation in a child process; its process id."""
-    return fork(lambda: operation.run(open_service(home)), prepare=prepare)
-
-
-def outcome(operation: Operation, home: str) -> State:
-    """What the store is when nothing interrupts the operation."""
-    start(operation, home)
-    service = open_service(home)
-    operation.run(service)
-    return state_of(service)
-
-
-def assert_recovers(operation: Operation, home: str, before: State, after: State) -> None:
-    """Everything that this module promises."""
-    service = open_service(home)
-    assert hidden_below(home) == []
-    assert mounts_below(home) == mounted(service)
-    now = state_of(service)
-    if operation.intermediate:
-        for layer_id in {*before, *now}:
-            if before.get(layer_id) == after.get(layer_id):
-                assert now.get(layer_id) == before.get(layer_id)
-            else:
-                assert now.get(layer_id, after[layer_id])[0] == after[layer_id][0]
-    else:
-        assert now in (before, after)
-    assert operation.damaged or check(service) == []
-    operation.run(service)
-    assert state_of(service) == after
-    assert check(service) == []
-    assert mounts_below(home) == []
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
@@ -117,21 +46,6 @@ def test_killed_at_every_step(operation: Operation, homes: Callable[[], str]) ->
             assert target > 3, "no steps were counted"
             return
     pytest.fail("the operation does not end")
-
-
-def step_name(operation: Operation, home: str, target: int) -> str:
-    """What the step is, for the message of a failure."""
-    start(operation, home)
-    reading, writing = os.pipe()
-
-    def before(number: int, name: str) -> None:
-        if number == target:
-            os.write(writing, name.encode("ascii"))
-
-    wait(fork_operation(operation, home, prepare=Steps(before).install))
-    os.close(writing)
-    with open(reading, "rb") as file:
-        return file.read().decode("ascii")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from winlayers import durable
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.erofs.image import stamp_of
-from winlayers.layers.portable.mounts import mountinfo, scratch
+from winlayers.layers.portable.mounts import mountinfo, scratch, syscalls
 from winlayers.layers.portable.mounts.contract import (
     MountAttempt,
     Mounter,
@@ -116,8 +116,12 @@ class ExtractMounter(Mounter):
         """
         tree = record.details["tree"]
         try:
+            if record.writable and self.is_alive(record):
+                _settle(record.target)
             _take(record.target, tree, record.details["identity"])
-            if not record.writable:
+            if record.writable:
+                durable.fsync_dir(os.path.dirname(tree))
+            else:
                 _unlock(tree)
                 durable.remove_tree(tree)
         except OSError as error:
@@ -153,10 +157,13 @@ class ExtractMounter(Mounter):
             shared = _shared_tree(request.view, request.view_dir)
         hidden = durable.temporary_name(state_dir)
         stamps = os.path.join(state_dir, f"{STAMPS}.new")
-        with _removed_on_failure(hidden), contextlib.closing(Stamps.create(stamps)) as written:
-            Extractor(request.view, hidden, clone_from=shared, stamps=written).run()
+        with _removed_on_failure(hidden):
+            with contextlib.closing(Stamps.create(stamps)) as written:
+                Extractor(request.view, hidden, clone_from=shared, stamps=written).run()
+            _settle(hidden)
             os.rename(hidden, tree)
         os.replace(stamps, os.path.join(state_dir, STAMPS))
+        durable.fsync_dir(state_dir)
         return tree
 
     @staticmethod
@@ -205,6 +212,14 @@ def _removed_on_failure(folder: str) -> Iterator[None]:
         _unlock(folder)
         durable.remove_tree(folder)
         raise
+
+
+def _settle(tree: str) -> None:
+    """Bring the tree on disk: with one call for all files, where there is such."""
+    if sys.platform == "linux":
+        syscalls.sync_file_system(tree)
+    else:
+        durable.fsync_tree(tree)
 
 
 def _unlock(tree: str) -> None:
