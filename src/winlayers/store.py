@@ -26,6 +26,7 @@ from winlayers.images.documents import Descriptor
 from winlayers.images.image import Image, LayerInfo
 from winlayers.images.progress import QUIET, Progress
 from winlayers.images.reference import Reference
+from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from winlayers.images.store import ImageStore, Removed
 
 if TYPE_CHECKING:
@@ -138,19 +139,33 @@ class Store:
         *,
         name: str | None = None,
         platform: Platform | None = None,
+        keep_blobs: bool = True,
+        registry: RegistryOptions = DEFAULT_OPTIONS,
         progress: Progress = QUIET,
     ) -> Image:
         """Bring an image into the store.
 
         Args:
-            source: ``oci:FOLDER[:TAG]``, or a bare folder with an OCI image layout.
+            source: ``oci:FOLDER[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``,
+                ``docker://REF``; or a bare folder or archive, told by looking at it.
             name: what to call it; None: what the source calls it.
             platform: what to choose from an index.
+            keep_blobs: keep the compressed layers, so that the image can be saved and pushed as it came.
+            registry: how registries are reached.
 
         Raises:
             ImageError: it is not there, not an image for Windows, damaged.
         """
-        return self.load_all(source, name=name, platform=platform, progress=progress, single=True)[0]
+        (image,) = self.load_all(
+            source,
+            name=name,
+            platform=platform,
+            keep_blobs=keep_blobs,
+            registry=registry,
+            progress=progress,
+            single=True,
+        )
+        return image
 
     def load_all(
         self,
@@ -158,6 +173,8 @@ class Store:
         *,
         name: str | None = None,
         platform: Platform | None = None,
+        keep_blobs: bool = True,
+        registry: RegistryOptions = DEFAULT_OPTIONS,
         progress: Progress = QUIET,
         single: bool = False,
     ) -> list[Image]:
@@ -166,26 +183,78 @@ class Store:
         from winlayers.images.transports.names import open_source
 
         reference = None if name is None else Reference.parse(name)
-        with open_source(source) as opened:
+        with open_source(source, registry) as opened:
             offers = opened.offers()
             chosen = [pick(offers, opened.name)] if single or name is not None else offers
             return [
                 import_image(
-                    self.images, opened, offer, reference=reference, platform=platform, progress=progress
+                    self.images,
+                    opened,
+                    offer,
+                    reference=reference,
+                    platform=platform,
+                    keep_blobs=keep_blobs,
+                    progress=progress,
                 )
                 for offer in chosen
             ]
 
     def save(
-        self, image: str, target: str, *, foreign: bool = False, progress: Progress = QUIET
+        self,
+        image: str,
+        target: str,
+        *,
+        foreign: bool = False,
+        registry: RegistryOptions = DEFAULT_OPTIONS,
+        progress: Progress = QUIET,
     ) -> Descriptor:
-        """Write an image to *target* (``oci:FOLDER:TAG``), every blob as it came; return its descriptor."""
-        from winlayers.images.exporter import save_image
+        """Write an image somewhere, every blob as it came; return its manifest's descriptor.
+
+        Args:
+            target: ``oci:FOLDER[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``,
+                ``docker://REF``.
+            foreign: also send layers that may not be distributed to a registry.
+        """
+        from winlayers.images.exporter import mount_candidates, save_image
         from winlayers.images.transports.names import open_target
 
         found = self.images.find(image)
-        with open_target(target) as opened:
+        candidates = mount_candidates(self.images, found, target)
+        with open_target(target, registry, mount_from=candidates) as opened:
             return save_image(self.images, found, opened, foreign=foreign, progress=progress)
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        name: str | None = None,
+        platform: Platform | None = None,
+        keep_blobs: bool = True,
+        registry: RegistryOptions = DEFAULT_OPTIONS,
+        progress: Progress = QUIET,
+    ) -> Image:
+        """Bring an image from a registry into the store: :meth:`load` of ``docker://REFERENCE``."""
+        return self.load(
+            f"docker://{Reference.parse(reference.removeprefix('docker://'))}",
+            name=name,
+            platform=platform,
+            keep_blobs=keep_blobs,
+            registry=registry,
+            progress=progress,
+        )
+
+    def push(
+        self,
+        image: str,
+        reference: str | None = None,
+        *,
+        foreign: bool = False,
+        registry: RegistryOptions = DEFAULT_OPTIONS,
+        progress: Progress = QUIET,
+    ) -> Descriptor:
+        """Send an image to a registry; *reference* None: to where its own name says."""
+        target = Reference.parse((image if reference is None else reference).removeprefix("docker://"))
+        return self.save(image, f"docker://{target}", foreign=foreign, registry=registry, progress=progress)
 
     def image(self, name: str) -> Image:
         """The image of that reference, id or digest."""

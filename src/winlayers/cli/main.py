@@ -24,6 +24,11 @@ _IMAGES, _CONTAINERS, _LAYERS = "Images", "Containers", "Layers"
 COMMANDS = {
     "load": Entry(f"{_COMMANDS}.transfer:load", _IMAGES, "Bring an image into the store."),
     "save": Entry(f"{_COMMANDS}.transfer:save", _IMAGES, "Write an image out, every blob as it came."),
+    "pull": Entry(f"{_COMMANDS}.transfer:pull", _IMAGES, "Bring an image from a registry into the store."),
+    "push": Entry(f"{_COMMANDS}.transfer:push", _IMAGES, "Send an image to a registry."),
+    "copy": Entry(
+        f"{_COMMANDS}.transfer:copy", _IMAGES, "Copy an image between two places, without a store."
+    ),
     "images": Entry(f"{_COMMANDS}.images:images", _IMAGES, "List images."),
     "tag": Entry(f"{_COMMANDS}.images:tag", _IMAGES, "Give an image another name."),
     "rmi": Entry(f"{_COMMANDS}.images:rmi", _IMAGES, "Remove images."),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -132,6 +133,7 @@ class _Import:
         self._lease = lease
         self._keep_blobs = keep_blobs
         self._progress = progress
+        self._stopped = threading.Event()
 
     def run(self) -> None:
         manifest, config = self._image.manifest, self._image.config
@@ -145,7 +147,8 @@ class _Import:
                     writer.commit(descriptor.digest)
         parent = ""
         total = len(identifiers)
-        with _Prefetch(self._fetch, manifest.layers, self._source.parallel - 1) as prefetch:
+        workers = self._source.parallel - 1
+        with _Prefetch(self._fetch, manifest.layers, workers, self._stopped.set) as prefetch:
             for number, (identifier, layer) in enumerate(zip(identifiers, manifest.layers, strict=True), 1):
                 self._progress.start(layer.digest, f"layer {number}/{total}", layer.size)
                 prefetch.wait_for(layer)
@@ -161,7 +164,12 @@ class _Import:
                 self._store.content.copy_in(file, blob, self._counter(blob))
 
     def _counter(self, blob: Descriptor) -> Callable[[int], None]:
-        return lambda size: self._progress.advance(blob.digest, size)
+        def count(size: int) -> None:
+            if self._stopped.is_set():
+                raise ImageError(f"the import of {self._source.name} was stopped")
+            self._progress.advance(blob.digest, size)
+
+        return count
 
     def _layer(self, identifier: str, parent: str, blob: Descriptor, diff_id: str) -> str:
         """Import a layer, in one pass over its blob, which is kept on the way."""
@@ -213,8 +221,13 @@ class _Prefetch:
     """Fetches blobs ahead of the one that is being imported; that one comes straight from the source."""
 
     def __init__(
-        self, fetch: Callable[[Descriptor], None], blobs: Sequence[Descriptor], workers: int
+        self,
+        fetch: Callable[[Descriptor], None],
+        blobs: Sequence[Descriptor],
+        workers: int,
+        stop: Callable[[], None],
     ) -> None:
+        self._stop = stop
         self._pool = (
             ThreadPoolExecutor(workers, thread_name_prefix="winlayers-fetch") if workers > 0 else None
         )
@@ -237,4 +250,5 @@ class _Prefetch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
+            self._stop()
             self._pool.shutdown(wait=True, cancel_futures=True)

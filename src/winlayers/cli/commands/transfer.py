@@ -1,13 +1,20 @@
-"""``load`` and ``save``: images in and out."""
+"""``load``, ``save``, ``pull``, ``push`` and ``copy``: images in and out."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from winlayers.cli.context import Settings, examples, json_option, pass_settings
 from winlayers.cli.output import echo, emit_json
 from winlayers.images.image import Image
-from winlayers.images.reference import familiar
+from winlayers.images.platforms import Platform
+from winlayers.images.reference import Reference, familiar
+from winlayers.images.registry.options import RegistryOptions
+
+Command = Callable[..., Any]
 
 
 def image_facts(image: Image) -> dict[str, object]:
@@ -21,65 +28,269 @@ def image_facts(image: Image) -> dict[str, object]:
 
 def name_of(image: Image, given: str | None = None) -> str:
     """``reference@digest``, which is a whole reference again; the digest alone for an unnamed image."""
-    from winlayers.images.reference import Reference
-
     reference = str(Reference.parse(given)) if given is not None else None
     if reference not in image.references:
         reference = image.references[0] if image.references else None
     return image.digest if reference is None else f"{familiar(reference)}@{image.digest}"
 
 
+class PlatformType(click.ParamType[Platform]):
+    """``windows/amd64[:os.version]``."""
+
+    name = "OS/ARCH[:VERSION]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
+        """The platform; a malformed one is wrong usage."""
+        from winlayers.errors import PlatformError
+
+        if isinstance(value, Platform):
+            return value
+        try:
+            return Platform.parse(value)
+        except PlatformError as error:
+            self.fail(str(error), param, ctx)
+
+
+platform_option = click.option(
+    "--platform",
+    type=PlatformType(),
+    metavar=PlatformType.name,
+    help="What to choose where there is a choice.",
+)
+foreign_option = click.option(
+    "--foreign", is_flag=True, help="Also send layers that may not be distributed to a registry."
+)
+blobs_option = click.option(
+    "--no-keep-blobs",
+    "keep_blobs",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Keep no compressed layers: less disk, but the image can't be saved or pushed as it came.",
+)
+
+
+def registry_options(command: Command) -> Command:
+    """Add the options that say how registries are reached; the command gets ``registry``."""
+    import functools
+
+    @click.option("--creds", envvar="WINLAYERS_CREDS", metavar="USER:PASSWORD", help="Instead of docker's.")
+    @click.option(
+        "--insecure", is_flag=True, help="Allow plain HTTP and certificates that can't be verified."
+    )
+    @click.option(
+        "--ca",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Certificates to trust as well.",
+    )
+    @click.option(
+        "--parallel", type=click.IntRange(1, 32), default=4, show_default=True, help="Blobs moved at once."
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, creds: str | None, insecure: bool, ca: str | None, parallel: int, **kwargs: Any
+    ) -> Any:
+        return command(*args, registry=RegistryOptions(creds, insecure, ca, parallel), **kwargs)
+
+    return wrapped
+
+
+def tell(settings: Settings, image: Image, given: str | None, as_json: bool) -> None:
+    """Print what image has come to be in the store."""
+    if as_json:
+        emit_json(image_facts(image))
+    else:
+        echo(image.id if settings.quiet else name_of(image, given))
+
+
 @click.command(
     epilog=examples(
         "winlayers load oci:./layouts/python-app:3.13",
-        "winlayers load ./layouts/python-app",
+        "winlayers load ./python-app.tar",
         "winlayers load --name app:test oci:./layout:latest",
+        "docker save app | winlayers load -",
     )
 )
 @click.argument("source")
 @click.option("--name", metavar="REF", help="What to call the image.  [default: what the source calls it]")
 @click.option("--all", "everything", is_flag=True, help="Load every image that the source holds.")
-@click.option("--platform", metavar="OS/ARCH[:VERSION]", help="What to choose where there is a choice.")
+@platform_option
+@blobs_option
 @json_option
+@registry_options
 @pass_settings
 def load(
-    settings: Settings, source: str, name: str | None, everything: bool, platform: str | None, as_json: bool
+    settings: Settings,
+    source: str,
+    name: str | None,
+    everything: bool,
+    platform: Platform | None,
+    keep_blobs: bool,
+    as_json: bool,
+    registry: RegistryOptions,
 ) -> None:
     """Bring the image in SOURCE into the store, and print its reference and digest.
 
-    SOURCE is oci:FOLDER[:TAG], or a bare folder that holds an OCI image layout.
+    \b
+    SOURCE is
+      oci:FOLDER[:TAG]            an OCI image layout
+      oci-archive:FILE[:TAG]      one in a tar
+      docker-archive:FILE[:REF]   what docker save wrote
+      docker://REF                an image in a registry
+      a folder or archive, told by looking at it; - is standard input
     """
-    from winlayers.images.platforms import Platform
-
     if everything and name is not None:
         raise click.UsageError("--name gives one image a name; it can't be used with --all")
     images = settings.store.load_all(
         source,
         name=name,
-        platform=None if platform is None else Platform.parse(platform),
+        platform=platform,
+        keep_blobs=keep_blobs,
+        registry=registry,
         progress=settings.progress(),
         single=not everything,
     )
-    if as_json:
-        emit_json([image_facts(image) for image in images] if everything else image_facts(images[0]))
+    if as_json and everything:
+        emit_json([image_facts(image) for image in images])
         return
     for image in images:
-        echo(image.id if settings.quiet else name_of(image, name))
+        tell(settings, image, name, as_json)
 
 
-@click.command(epilog=examples("winlayers save app:2.0 oci:./layout:2.0"))
+@click.command(
+    epilog=examples(
+        "winlayers save app:2.0 oci:./layout:2.0",
+        "winlayers save app:2.0 docker-archive:app.tar:app:2.0",
+        "winlayers save app:2.0 oci-archive:-:2.0 | ssh host winlayers load -",
+    )
+)
 @click.argument("image")
 @click.argument("target")
-@click.option("--foreign", is_flag=True, help="Also send layers that may not be distributed.")
+@foreign_option
 @json_option
+@registry_options
 @pass_settings
-def save(settings: Settings, image: str, target: str, foreign: bool, as_json: bool) -> None:
+def save(
+    settings: Settings, image: str, target: str, foreign: bool, as_json: bool, registry: RegistryOptions
+) -> None:
     """Write IMAGE to TARGET, every blob as it came, and print the manifest's digest.
 
-    TARGET is oci:FOLDER:TAG; the layout is made if it is not there.
+    TARGET is oci:FOLDER:TAG (added to a layout that is there), oci-archive:FILE[:TAG],
+    docker-archive:FILE[:REF] (layers uncompressed) or docker://REF; the FILE - is standard output.
     """
-    descriptor = settings.store.save(image, target, foreign=foreign, progress=settings.progress())
+    descriptor = settings.store.save(
+        image, target, foreign=foreign, registry=registry, progress=settings.progress()
+    )
     if as_json:
         emit_json({"target": target, "digest": descriptor.digest, "size": descriptor.size})
+    elif ":-" not in target:
+        echo(descriptor.digest)
+
+
+@click.command(
+    epilog=examples(
+        "winlayers pull mcr.microsoft.com/windows/nanoserver:ltsc2022",
+        "winlayers pull --platform windows/amd64:10.0.17763 mcr.microsoft.com/windows/servercore:ltsc2019",
+        "winlayers pull localhost:5000/team/app:2.0 --name app:2.0",
+    )
+)
+@click.argument("reference")
+@click.option("--name", metavar="REF", help="What to call the image.  [default: REFERENCE]")
+@platform_option
+@blobs_option
+@json_option
+@registry_options
+@pass_settings
+def pull(
+    settings: Settings,
+    reference: str,
+    name: str | None,
+    platform: Platform | None,
+    keep_blobs: bool,
+    as_json: bool,
+    registry: RegistryOptions,
+) -> None:
+    """Bring the image REFERENCE from its registry into the store, and print its reference and digest.
+
+    Credentials are those of docker login and podman login.  Mirrors and certificates are configured as for
+    containerd, in /etc/containerd/certs.d/REGISTRY/hosts.toml.
+    """
+    image = settings.store.pull(
+        reference,
+        name=name,
+        platform=platform,
+        keep_blobs=keep_blobs,
+        registry=registry,
+        progress=settings.progress(),
+    )
+    tell(settings, image, name, as_json)
+
+
+@click.command(
+    epilog=examples(
+        "winlayers push registry.example/team/app:2.0", "winlayers push app:2.0 localhost:5000/team/app:2.0"
+    )
+)
+@click.argument("image")
+@click.argument("reference", required=False)
+@foreign_option
+@json_option
+@registry_options
+@pass_settings
+def push(
+    settings: Settings,
+    image: str,
+    reference: str | None,
+    foreign: bool,
+    as_json: bool,
+    registry: RegistryOptions,
+) -> None:
+    """Send IMAGE to the registry that REFERENCE (or its own name) says, and print the manifest's digest.
+
+    Blobs that are there already, here or in another repository of that registry, are not sent.
+    """
+    descriptor = settings.store.push(
+        image, reference, foreign=foreign, registry=registry, progress=settings.progress()
+    )
+    if as_json:
+        emit_json({"target": reference or image, "digest": descriptor.digest, "size": descriptor.size})
     else:
+        echo(descriptor.digest)
+
+
+@click.command(
+    epilog=examples(
+        "winlayers copy docker://mcr.microsoft.com/windows/nanoserver:ltsc2022 oci:./nano:ltsc2022",
+        "winlayers copy oci-archive:app.tar docker://localhost:5000/app:2.0",
+    )
+)
+@click.argument("source")
+@click.argument("target")
+@platform_option
+@foreign_option
+@json_option
+@registry_options
+@pass_settings
+def copy(
+    settings: Settings,
+    source: str,
+    target: str,
+    platform: Platform | None,
+    foreign: bool,
+    as_json: bool,
+    registry: RegistryOptions,
+) -> None:
+    """Copy an image from SOURCE to TARGET, every blob as it is, without a store.
+
+    Both are named as for load and save.
+    """
+    from winlayers.images.exporter import copy as copy_image
+
+    descriptor = copy_image(
+        source, target, platform=platform, foreign=foreign, registry=registry, progress=settings.progress()
+    )
+    if as_json:
+        emit_json({"source": source, "target": target, "digest": descriptor.digest, "size": descriptor.size})
+    elif ":-" not in target:
         echo(descriptor.digest)

@@ -143,6 +143,14 @@ class _Section(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # what BufferedReader passes
         data = os.pread(self._fd, min(len(buffer), self._left), self._offset)
         buffer[: len(data)] = data

@@ -51,6 +51,13 @@ class ImageSource(abc.ABC):
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
         """A blob to be read from its start; unchecked; the caller closes it."""
 
+    def read_range(self, descriptor: Descriptor, offset: int, size: int) -> bytes | None:
+        """Some bytes of a blob, unchecked; None: this source has no other way than to open the blob.
+
+        A source whose opened blobs can be sought in need not have one.
+        """
+        return None
+
     @property
     def parallel(self) -> int:
         """How many blobs may usefully be read at once."""

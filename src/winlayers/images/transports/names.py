@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from winlayers.errors import ImageError, InvalidReferenceError
+from winlayers.images.reference import Reference
 from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ def split_path(text: str) -> tuple[str, str | None]:
     return drive + path, tag if colon and tag else None
 
 
+def parse_name(text: str) -> Reference:
+    """The reference in ``//registry/repository:tag``, which is what follows ``docker:``.
+
+    Raises:
+        InvalidReferenceError: the slashes are missing, or it is no reference.
+    """
+    if not text.startswith("//"):
+        raise InvalidReferenceError(f"not a registry's image: docker:{text}", hint="write docker://REFERENCE")
+    return Reference.parse(text[2:])
+
+
 def open_source(text: str, options: RegistryOptions = DEFAULT_OPTIONS) -> ImageSource:
     """The source that *text* names; without a transport: a bare folder or archive, told by looking at it.
 
@@ -60,7 +72,7 @@ def open_source(text: str, options: RegistryOptions = DEFAULT_OPTIONS) -> ImageS
     """
     transport, rest = split_name(text)
     if transport == "docker":
-        from winlayers.images.transports.registry import RegistrySource, parse_name
+        from winlayers.images.transports.registry import RegistrySource
 
         return RegistrySource(parse_name(rest), options)
     if transport:
@@ -118,7 +130,7 @@ def open_target(
 
         return DockerArchiveTarget(*split_path(rest))
     if transport == "docker":
-        from winlayers.images.transports.registry import RegistryTarget, parse_name
+        from winlayers.images.transports.registry import RegistryTarget
 
         return RegistryTarget(parse_name(rest), options, mount_from=mount_from)
     raise InvalidReferenceError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, cast
 
-from winlayers.errors import InvalidReferenceError
+from winlayers.errors import ImageNotFoundError, RegistryError
 from winlayers.images.compression import Reader
 from winlayers.images.digest import digest_of, verify
 from winlayers.images.documents import Descriptor
@@ -15,17 +15,6 @@ from winlayers.images.registry.client import Repository, first_of, open_url
 from winlayers.images.registry.download import BlobReader
 from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from winlayers.images.transports.base import ImageSource, ImageTarget, Offer
-
-
-def parse_name(text: str) -> Reference:
-    """The reference in ``//registry/repository:tag``.
-
-    Raises:
-        InvalidReferenceError: the slashes are missing, or it is no reference.
-    """
-    if not text.startswith("//"):
-        raise InvalidReferenceError(f"not a registry's image: docker:{text}", hint="write docker://REFERENCE")
-    return Reference.parse(text[2:])
 
 
 class RegistrySource(ImageSource):
@@ -62,6 +51,12 @@ class RegistrySource(ImageSource):
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
         return cast(BinaryIO, first_of(self._places(descriptor)))  # a raw file with the methods that are used
+
+    def read_range(self, descriptor: Descriptor, offset: int, size: int) -> bytes | None:
+        try:
+            return self._repository.open_range(descriptor, offset, size)
+        except (RegistryError, ImageNotFoundError):
+            return None  # a server without ranges, or a foreign layer that lies elsewhere
 
     def _places(self, descriptor: Descriptor) -> Iterator[Callable[[], BlobReader]]:
         """The registry first, then a foreign layer's URLs."""
