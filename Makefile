@@ -24,7 +24,7 @@ demo: $(stamp)  ## the whole story on a small image, or on IMAGE=oci:LAYOUT:TAG
 	@$(bin)/python tools/demo.py $(if $(IMAGE),"$(IMAGE)")
 
 test: lint types $(stamp)  ## lint, types and all tests
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n auto $(PYTEST_ARGS)
 
 test-windows: $(stamp)  ## the Windows code under Wine
 	$(bin)/python tests/windows/run.py

@@ -50,7 +50,9 @@ def _peer(name: str) -> str:
     said = subprocess.run([path, "-V"], capture_output=True, text=True, check=False)
     version = next((word for word in (said.stdout + said.stderr).split() if word[:1].isdigit()), "0.0")
     numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:3])
-    require(numbers >= _GOOD, f"{name} {version} is too old")
+    if numbers < _GOOD:
+        # Not a failure anywhere: distributions carry older ones, and there is no other place to get them.
+        pytest.skip(f"{name} {version} is too old")
     return path
 
 

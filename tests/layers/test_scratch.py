@@ -240,3 +240,26 @@ def test_the_tar_is_one_that_others_read(box: Box) -> None:
     stream.close()
     assert names[:2] == ["Files", "Hives"]
     assert {"Files/new.txt", "Files/dir/.wh.b.txt"} <= set(names)
+
+
+def test_looking_changes_nothing(box: Box) -> None:
+    (box.drive / "new.txt").write_bytes(b"n")
+    (box.drive / "dir" / "b.txt").unlink()
+    with open(box.drive / "dir" / "a.txt", "ab") as file:
+        file.write(b"more")
+    box.unmount()
+
+    def export() -> bytes:
+        stream = box.service.export_tar("box", box.chain)
+        try:
+            return stream.read()
+        finally:
+            stream.close()
+
+    first = export()
+    assert box.changes()
+    assert export() == first
+    with box.committed() as view:
+        untouched = inode_of(view, "dir").metadata
+        assert untouched.access_time == DIRECTORY.access_time
+        assert untouched.security == DIRECTORY.security

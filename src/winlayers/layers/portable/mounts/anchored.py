@@ -12,6 +12,7 @@ from winlayers.errors import LayerContentError
 
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_QUIET = getattr(os, "O_NOATIME", 0)
 
 Parts = tuple[bytes, ...]
 
@@ -25,7 +26,7 @@ def open_directory(root: int, parts: Iterable[bytes] = ()) -> int:
     fd = os.dup(root)
     for part in parts:
         try:
-            child = os.open(part, _DIRECTORY, dir_fd=fd)
+            child = _open(part, _DIRECTORY, fd)
         finally:
             os.close(fd)
         fd = child
@@ -41,7 +42,7 @@ class Anchor:
         Raises:
             OSError: it can't be opened.
         """
-        self.fd = os.open(path, _DIRECTORY)
+        self.fd = _open(path, _DIRECTORY)
         weakref.finalize(self, os.close, self.fd)
 
     def directory(self, parts: Iterable[bytes] = ()) -> int:
@@ -57,7 +58,7 @@ class Anchor:
         """
         directory = self.directory(parts[:-1])
         try:
-            fd = os.open(parts[-1], _FILE, dir_fd=directory)
+            fd = _open(parts[-1], _FILE, directory)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
@@ -67,6 +68,14 @@ class Anchor:
         finally:
             os.close(directory)
         return os.fdopen(fd, "rb")
+
+
+def _open(name: str | bytes, flags: int, directory: int | None = None) -> int:
+    """Open without leaving an access time behind, where that is allowed: looking must not change a layer."""
+    try:
+        return os.open(name, flags | _QUIET, dir_fd=directory)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=directory)  # the file is somebody else's
 
 
 def names(directory: int) -> list[bytes]:

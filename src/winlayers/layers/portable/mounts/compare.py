@@ -108,7 +108,9 @@ def compare(
         raise LayerContentError(str(error), path=found.path) from error
     overridden = {_FIELD_OF[name] for name in changed if name in _FIELD_OF}
     overrides = _overrides(found, inode, parsed.metadata, overridden)
-    write_time, time_changed = _write_time(found, inode)
+    write_time, time_changed = _time_now(
+        found.about.st_mtime_ns, None if inode is None else inode.metadata.write_time
+    )
     creation, access, change = _other_times(found, inode)
     if "times" in parsed.present:
         set_times = parsed.metadata
@@ -125,6 +127,9 @@ def compare(
         or streams is not None
         or any(name in changed for name in _TIME_NAMES)
     )
+    if inode is not None and not (metadata_changed or data_changed or content_changed):
+        # Copied only because something below it changed.
+        change = inode.metadata.change_time
     linked = found.kind is not UpperKind.DIRECTORY and found.about.st_nlink > 1
     return UpperEntry(
         path=found.path,
@@ -172,19 +177,18 @@ def _overrides(
     return dataclasses.replace(parsed, attributes=before ^ FileAttributes.READONLY)
 
 
-def _write_time(found: Found, inode: ViewInode | None) -> tuple[int, bool]:
-    """The time of the last write as a FILETIME, and whether it is not the inode's."""
-    found_ns = found.about.st_mtime_ns
-    if inode is not None:
-        view_ns = posix_nanoseconds(inode.metadata.write_time)
+def _time_now(found_ns: int, before: int | None) -> tuple[int, bool]:
+    """A time as a FILETIME, and whether it is not what it was in the view (None: it is new)."""
+    if before is not None:
+        view_ns = posix_nanoseconds(before)
         if found_ns == view_ns or (view_ns < _OLDEST and found_ns == _OLDEST):
-            return inode.metadata.write_time, False
+            return before, False
     return filetime_from_nanoseconds(found_ns), True
 
 
 def _other_times(found: Found, inode: ViewInode | None) -> tuple[int, int, int]:
     """Creation, access and change time.  The birth of a copy of a view's file says nothing."""
-    access = filetime_from_nanoseconds(found.about.st_atime_ns)
+    access, _ = _time_now(found.about.st_atime_ns, None if inode is None else inode.metadata.access_time)
     change = filetime_from_nanoseconds(found.about.st_ctime_ns)
     if inode is not None:
         return inode.metadata.creation_time, access, change
