@@ -159,6 +159,10 @@ class HcsError(WinlayersError, OSError):
         self.code = code
 
 
+class PathNotFoundError(WinlayersError, LookupError):
+    """There is no such file, directory or stream in an image, layer or container."""
+
+
 # -- graph driver -----------------------------------------------------------------------------------
 
 

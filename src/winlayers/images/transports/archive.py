@@ -138,7 +138,8 @@ class _Section(io.RawIOBase):
     def __init__(self, fd: int, offset: int, size: int) -> None:
         self._fd = fd
         self._offset = offset
-        self._left = size
+        self._size = size
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -152,10 +153,10 @@ class _Section(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # what BufferedReader passes
-        data = os.pread(self._fd, min(len(buffer), self._left), self._offset)
+        want = min(len(buffer), max(0, self._size - self._position))
+        data = os.pread(self._fd, want, self._offset + self._position)
         buffer[: len(data)] = data
-        self._offset += len(data)
-        self._left -= len(data)
+        self._position += len(data)
         return len(data)
 
 
