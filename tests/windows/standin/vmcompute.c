@@ -411,7 +411,8 @@ EXPORT HcsTerminateComputeSystem(HANDLE system, const WCHAR *options, WCHAR **er
     WCHAR quiet[8];
     HRESULT result = scripted("HcsTerminateComputeSystem", (HRESULT)0xC0370103);
     *error = NULL;
-    if (!environment(L"STANDIN_NO_EXIT", quiet, 8)) CloseHandle(CreateThread(NULL, 0, notify, NULL, 0, NULL));
+    BOOL ends = result == S_OK || result == (HRESULT)0xC0370103;
+    if (ends && !environment(L"STANDIN_NO_EXIT", quiet, 8)) CloseHandle(CreateThread(NULL, 0, notify, NULL, 0, NULL));
     begin_call(&line, "HcsTerminateComputeSystem");
     add_number(&line, "system", (INT64)system);
     add_string(&line, "options", options);

@@ -99,7 +99,7 @@ def import_in_child(target: ImportTarget, source: BinaryIO | TarStream) -> int:
             child.kill()
             raise
         code = child.wait()
-        return _result(target.path, code, output.text(), messages.text())
+        return child_result(target.path, code, output.text(), messages.text())
 
 
 def _feed(source: BinaryIO | TarStream, sink: IO[bytes]) -> None:
@@ -138,7 +138,12 @@ class _Drain:
         return self._data.decode("utf-8", "replace")
 
 
-def _result(path: str, code: int, output: str, messages: str) -> int:
+def child_result(path: str, code: int, output: str, messages: str) -> int:
+    """What a child's exit code and outputs say: the size, or the error that it ended with.
+
+    Raises:
+        WinlayersError: as the class that the last line of *messages* names, else a `LayerError` about *path*.
+    """
     if code == 0 and output.isdecimal():
         return int(output)
     lines = messages.strip().splitlines() or [f"no message, exit code {code}"]

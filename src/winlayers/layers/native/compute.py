@@ -26,7 +26,7 @@ _ENDED = (errors.VMCOMPUTE_ALREADY_STOPPED, 0x80370110)
 
 _NOTIFICATION_SYSTEM_EXITED = 0x00000001
 _NOTIFICATION_SERVICE_DISCONNECT = 0x01000000
-_MAX_EXIT_SECONDS = 300.0
+MAX_EXIT_SECONDS = 300.0
 """hcsshim waits for ever; a removal that hangs helps nobody, so the wait has an end (4 minutes is the
 longest that hcsshim gives any operation of a compute system)."""
 
@@ -171,9 +171,9 @@ class _ExitWatch:
         errors.check_hresult("HcsRegisterComputeSystemCallback", hresult)
 
     def wait(self, system_id: str) -> None:
-        if not self._exited.wait(_MAX_EXIT_SECONDS):
+        if not self._exited.wait(MAX_EXIT_SECONDS):
             raise HcsError(
-                f"{system_id} has not ended {_MAX_EXIT_SECONDS:.0f} s after it was told to",
+                f"{system_id} has not ended {MAX_EXIT_SECONDS:.0f} s after it was told to",
                 function="HcsTerminateComputeSystem",
             )
         if self._disconnected:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -200,28 +201,24 @@ class TransportReader(NativeReader):
         path = f"{entry.path}{paths.DIRECTORY_SUFFIX}" if entry.descends else entry.path
         file = self._open(self._root, path)
         name = _entry_name(entry.path)
-        basic = file.basic_info()
-        link = self._link_or_none(file, name, basic) if not entry.descends else None
-        if link is not None:
-            return link, ()
         stream = io.BufferedReader(files.RawReader(file), files.BUFFER_SIZE)
         self._held.callback(stream.detach)
         content = read_transport_file(stream, path=name)
-        metadata = FileMetadata(
-            content.metadata.attributes,
-            basic.creation_time,
-            basic.access_time,
-            basic.write_time,
-            basic.change_time,
-            content.metadata.security,
-            content.metadata.eas,
-            content.metadata.reparse,
+        # The times are those of the transport file, the attributes what it says.
+        basic = dataclasses.replace(file.basic_info(), attributes=content.metadata.attributes)
+        link = None if entry.descends else self._link_or_none(file, name, basic)
+        if link is not None:
+            return link, ()
+        metadata = dataclasses.replace(
+            basic,
+            security=content.metadata.security,
+            eas=content.metadata.eas,
+            reparse=content.metadata.reparse,
         )
-        kind = EntryKind.DIRECTORY if entry.descends else EntryKind.FILE
-        size = 0
-        if kind is EntryKind.FILE:
-            size = next((stream.size for stream in content.streams if not stream.name), 0)
-        return LayerEntry(name, kind, metadata, size), content.streams
+        if entry.descends:
+            return LayerEntry(name, EntryKind.DIRECTORY, metadata), content.streams
+        size = next((stream.size for stream in content.streams if not stream.name), 0)
+        return LayerEntry(name, EntryKind.FILE, metadata, size), content.streams
 
     def _read_plain(self, entry: WalkEntry) -> Entry:
         """An entry outside of ``Files``, or ``Files`` itself: a file as it is."""
