@@ -65,9 +65,9 @@ class OciLayout:
         try:
             path.mkdir(parents=True, exist_ok=True)
             others = [name for name in os.listdir(path) if not name.startswith(durable.TEMPORARY_PREFIX)]
-            if others:
+            if others and not _is_begun(path, others):
                 raise ImageError(f"{path} is neither empty nor an OCI image layout")
-            (path / "blobs" / "sha256").mkdir(parents=True)
+            (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             durable.write_bytes(os.fspath(path / _INDEX), compact_json({"schemaVersion": 2, "manifests": []}))
             durable.write_bytes(os.fspath(path / _MARKER), VERSION_MARKER)
         except OSError as error:
@@ -204,6 +204,13 @@ class OciLayout:
                 platform=descriptor.platform,
             )
             self.replace_manifests([*kept, named])
+
+
+def _is_begun(path: Path, names: Sequence[str]) -> bool:
+    """Whether *names* in *path* are what :meth:`OciLayout.create` leaves when it is killed: no blob is there."""
+    if not set(names) <= {"blobs", _INDEX}:
+        return False
+    return not any(files for _, _, files in os.walk(path / "blobs"))
 
 
 class BlobWriter:

@@ -78,7 +78,8 @@ class ImageStore:
         self.root = root
         self._driver = driver
         self._layers_in_use = layers_in_use
-        self.content = OciLayout.create(root / "images")
+        with self.lock():
+            self.content = OciLayout.create(root / "images")
         for folder in ("layerdb", "leases", "locks"):
             (root / folder).mkdir(exist_ok=True)
 

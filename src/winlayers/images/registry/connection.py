@@ -109,7 +109,7 @@ class Connection:
                     return response
                 wait = _retry_after(response) or _backoff(attempt)
                 _log.debug("%s %s: status %d; again in %.1f s", method, url, response.status, wait)
-                response.release_conn()
+                response.drain_conn()
             attempt += 1
             time.sleep(wait)
 

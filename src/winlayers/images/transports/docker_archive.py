@@ -8,6 +8,7 @@ as skopeo does; the diff ids of the configuration check the layers.  Source: mob
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
@@ -109,6 +110,9 @@ class DockerArchiveSource(ImageSource):
         return found
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
+        document = self._documents.get(descriptor.digest)
+        if document is not None:
+            return io.BytesIO(document)
         name = self._blobs.get(descriptor.digest)
         if name is None:
             raise ImageNotFoundError(f"{self._archive.path} has no layer {descriptor.digest}")
