@@ -21,6 +21,8 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from winlayers.durable import FileLock
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CACHE = REPOSITORY / ".cache" / "windows"
 SHARED = Path(os.environ.get("WINLAYERS_SHARED", REPOSITORY.parent / "shared"))
@@ -52,17 +54,18 @@ def main(arguments: Sequence[str]) -> int:
     try:
         tools = {name: find_tool(name) for name in ("wine", "wineserver", "wineboot", COMPILER)}
         CACHE.mkdir(parents=True, exist_ok=True)
-        python = make_python()
-        make_prefix(tools)
-        make_standins(tools[COMPILER])
+        with FileLock(str(CACHE / "lock")):  # one run at a time: they share drive C:
+            python = make_python()
+            make_prefix(tools)
+            make_standins(tools[COMPILER])
+            write_path_file(python)
+            try:
+                return run_tests(tools["wine"], python, arguments)
+            finally:
+                wine([tools["wineserver"], "-k"], check=False)
     except Missing as missing:
         print(f"the tests under Wine were not run: {missing}", file=sys.stderr)
         return 1 if os.environ.get("WINLAYERS_REQUIRE") == "all" else 0
-    write_path_file(python)
-    try:
-        return run_tests(tools["wine"], python, arguments)
-    finally:
-        wine([tools["wineserver"], "-k"], check=False)
 
 
 COMPILER = "x86_64-w64-mingw32-gcc"

@@ -180,6 +180,20 @@ def test_walk_is_in_the_order_of_go(home: Path, root: Root) -> None:
         list(root.walk("none"))
 
 
+def test_directories_of_many_names_are_listed_whole(home: Path, root: Root) -> None:
+    names = {f"{number:04}-{'n' * 100}" for number in range(700)}  # several buffers of 64 KiB
+    root.mkdir("d")
+    for name in names:
+        (home / "d" / name).write_bytes(b"")
+    assert root.list("d") == sorted(names)
+    root.mkdir("empty")
+    assert root.list("empty") == []
+    with pytest.raises(HcsError):
+        root.list("d\\" + min(names))  # a file
+    with pytest.raises(errors.HcsNotFoundError):
+        root.list("none")
+
+
 @pytest.mark.parametrize("name", ["n", "name", "sub\\n"])
 def test_hard_links(home: Path, root: Root, name: str) -> None:
     # A link's name of one unit leaves FILE_LINK_INFORMATION shorter than its own minimum.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,7 @@ from winlayers.errors import HcsError
 from winlayers.layers.native import errors, ffi
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import FileMetadata
+from winlayers.win32.names import decode_utf16
 
 GENERIC_READ = 0x80000000
 GENERIC_WRITE = 0x40000000
@@ -22,6 +24,7 @@ WRITE_DAC = 0x00040000
 WRITE_OWNER = 0x00080000
 SYNCHRONIZE = 0x00100000
 ACCESS_SYSTEM_SECURITY = 0x01000000
+FILE_LIST_DIRECTORY = 0x1
 FILE_READ_ATTRIBUTES = 0x80
 FILE_WRITE_ATTRIBUTES = 0x100
 
@@ -45,6 +48,8 @@ _FLAG_SEQUENTIAL_SCAN = 0x08000000
 _CLASS_BASIC = 0
 _CLASS_STANDARD = 1
 _CLASS_ATTRIBUTE_TAG = 9
+_CLASS_ID_BOTH_DIRECTORY = 10
+_CLASS_ID_BOTH_DIRECTORY_RESTART = 11
 _CLASS_ID = 18
 _NT_CLASS_EA = 7
 
@@ -175,6 +180,28 @@ class WinFile:
             self.handle, ctypes.byref(ffi.IoStatusBlock()), ctypes.byref(size), 4, _NT_CLASS_EA
         )
         return 0 if status else size.value
+
+    def names(self) -> Iterator[str]:
+        """The names in the directory, in no order, without ``.`` and ``..``.
+
+        FILE_ID_BOTH_DIR_INFO, one after the other: u32 offset of the next (0: the last in the buffer), ...,
+        u32 size of the name in bytes at 60, the name at 104.
+        """
+        buffer = ctypes.create_string_buffer(BUFFER_SIZE)
+        info_class = _CLASS_ID_BOTH_DIRECTORY_RESTART
+        while ffi.kernel32().GetFileInformationByHandleEx(self.handle, info_class, buffer, BUFFER_SIZE):
+            info_class = _CLASS_ID_BOTH_DIRECTORY
+            data, start = buffer.raw, 0
+            while True:
+                following, size = (int.from_bytes(data[start + i : start + i + 4], "little") for i in (0, 60))
+                name = decode_utf16(data[start + 104 : start + 104 + size])
+                if name not in (".", ".."):
+                    yield name
+                if not following:
+                    break
+                start += following
+        if ffi.last_error() != errors.ERROR_NO_MORE_FILES:
+            errors.raise_last_error("GetFileInformationByHandleEx", path=self.path)
 
     # -- data --
 

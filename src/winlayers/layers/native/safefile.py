@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
@@ -292,15 +291,13 @@ class Root:
     def list(self, path: str) -> list[str]:
         """The names in the directory *path*, in the order of their UTF-8 bytes (as Go sorts them).
 
-        The caller has made sure that it is a real directory below the root (by :meth:`stat`).
+        By a handle opened for backup, so that the privilege reaches directories that nobody may list.
         """
-        try:
-            names = os.listdir(self.join(path))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            errors.raise_win32("FindFirstFileW", _winerror(error), path=self.join(path))
-        return sorted(names, key=lambda name: name.encode("utf-8", "surrogatepass"))
+        directory = self.open_relative(
+            path, files.FILE_LIST_DIRECTORY, files.SHARE_ALL, FILE_OPEN, FILE_DIRECTORY_FILE
+        )
+        with directory:
+            return sorted(directory.names(), key=lambda name: name.encode("utf-8", "surrogatepass"))
 
     def walk(self, path: str, *, skip: Callable[[WalkEntry], bool] | None = None) -> Iterator[WalkEntry]:
         """*path* and all below it, parents first, names in `list`'s order; links are not followed.
@@ -325,11 +322,6 @@ class Root:
                 prefix = "" if entry.path == "." else f"{entry.path}\\"
                 below = [self.look(prefix + name) for name in self.list(entry.path)]
                 stack.extend(child for child in reversed(below) if child is not None)
-
-
-def _winerror(error: OSError) -> int:
-    """The Win32 code of an error from Python's own calls."""
-    return int(getattr(error, "winerror", None) or errors.ERROR_PATH_NOT_FOUND)
 
 
 def _clear_read_only(file: files.WinFile) -> None:

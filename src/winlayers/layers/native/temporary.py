@@ -9,6 +9,7 @@ import tempfile
 
 from winlayers.errors import HcsError, StoreError
 from winlayers.layers.native import paths
+from winlayers.layers.native.privileges import SE_BACKUP, SE_RESTORE, privileges
 from winlayers.layers.native.safefile import Root
 
 _ATTEMPTS = 1000
@@ -36,7 +37,7 @@ def remove_folder(path: str) -> None:
         HcsError: something in it can't be removed.
     """
     parent, name = ntpath.split(paths.long_path(path))
-    with Root.open(parent) as root:
+    with privileges(SE_BACKUP, SE_RESTORE), Root.open(parent) as root:
         root.remove_all(name)
 
 
