@@ -10,7 +10,8 @@ What becomes of what:
 - files: attribute ARCHIVE, creation time as last write time unless recorded, and the descriptor that Windows
   itself would give a new file there, its entries marked as inherited (:data:`DRIVE_SDDL`, or an option);
 - directories: a name and a time.  Attributes and a descriptor would replace those of a directory of the same
-  name below; they are written only where :attr:`LayerOptions.below` says that there is none;
+  name below; they are written only where :attr:`LayerOptions.below` says that there is none, or where
+  :attr:`LayerOptions.directory` knows what that one has;
 - symbolic links: a target from the root becomes one from the drive (``/usr/x``: ``C:\usr\x``), a relative one
   stays relative; hard links: links to the name in the layer;
 - whiteouts (``.wh.NAME``, ``.wh..wh..opq``, overlayfs' device 0/0 and ``overlay.opaque`` attribute): kept;
@@ -23,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from winlayers.errors import FormatError, InvalidNameError, LayerContentError, TarError
 from winlayers.tar.backuptar import CREATION_TIME, OPAQUE_MARKER, WHITEOUT_PREFIX, name_of_path
@@ -42,6 +43,7 @@ from winlayers.tar.header import (
     Time,
 )
 from winlayers.tar.layertar import TarLayerWriter
+from winlayers.tar.linuxinherit import Descriptors
 from winlayers.tar.reader import Source, TarReader
 from winlayers.tar.writer import Sink
 from winlayers.win32.attributes import FileAttributes
@@ -97,6 +99,8 @@ class LayerOptions:
         file_sddl, directory_sddl: the very descriptor for files, and for directories that are new.
         below: what the layers below have at a path (``/``-separated, from the drive's root): True: a
             directory, False: something else, None: nothing.  Without it every directory may be there already.
+        directory: metadata and streams of a directory that *below* says is there ("": the drive's root).  It is
+            written again as it is, and what the layer puts into it inherits from its descriptor.
         report_collisions: give two names that differ in case alone in the result instead of refusing them.
     """
 
@@ -106,6 +110,7 @@ class LayerOptions:
     file_sddl: str | None = None
     directory_sddl: str | None = None
     below: Callable[[str], bool | None] | None = None
+    directory: Callable[[str], tuple[FileMetadata, Iterable[DataStream]]] | None = None
     report_collisions: bool = False
 
 
@@ -220,12 +225,12 @@ class LayerBuilder:
         self._symlinks: list[tuple[str, str, Time]] = []  # path, target, time: to be written at the end
         self._targets: dict[bytes, str] = {}  # of symbolic links, by folded path
         self._collisions: dict[tuple[str, str], None] = {}
-        self._file_security = self._security(self._options.file_sddl, is_directory=False)
-        self._directory_security = self._security(self._options.directory_sddl, is_directory=True)
+        chosen = self._options
+        self._descriptors = Descriptors(chosen.inherit_from, chosen.file_sddl, chosen.directory_sddl)
         self._root_time = self._time(root_time)
         self._prefix = [validate_component(part) for part in self._options.destination.split("/") if part]
-        for root in (FILES, HIVES):
-            self._put_directory(root, self._root_time, is_new=False)
+        self._put_directory([], self._root_time)
+        self._put_bare(HIVES, self._root_time)
         self._seen[b""] = "", _DIRECTORY
         self._parents(self._prefix)
 
@@ -233,7 +238,7 @@ class LayerBuilder:
         """A directory; one that was implied or given before is passed over."""
         parts = self._parts(path)
         if self._claim(parts, _DIRECTORY):
-            self._put_directory(f"{FILES}/{'/'.join(parts)}", self._time(time), is_new=self._is_new(parts))
+            self._put_directory(parts, self._time(time))
 
     def add_file(
         self, path: str, time: Time | None, data: DataStream, *, creation_time: Time | None = None
@@ -246,7 +251,7 @@ class LayerBuilder:
             FileAttributes.ARCHIVE,
             creation_time=written if creation_time is None else _filetime(self._time(creation_time)),
             write_time=written,
-            security=self._file_security,
+            security=self._descriptors.of(parts, is_directory=False),
         )
         self._writer.add(f"{FILES}/{'/'.join(parts)}", metadata, (data,))
         self._entries += 1
@@ -320,7 +325,7 @@ class LayerBuilder:
                 kind | FileAttributes.REPARSE_POINT,
                 creation_time=written,
                 write_time=written,
-                security=self._directory_security if is_directory else self._file_security,
+                security=self._descriptors.of(path.split("/"), is_directory=is_directory),
                 reparse=SymbolicLink.to(windows_target(target)).to_bytes(),
             )
             self._writer.add(f"{FILES}/{path}", metadata)
@@ -371,7 +376,7 @@ class LayerBuilder:
             earlier = self._seen.get(_key(above))
             if earlier is None:
                 self._seen[_key(above)] = "/".join(above), _DIRECTORY
-                self._put_directory(f"{FILES}/{'/'.join(above)}", self._root_time, is_new=self._is_new(above))
+                self._put_directory(above, self._root_time)
             elif earlier[1] != _DIRECTORY:
                 raise LayerContentError(f"something lies under {earlier[0]!r}, which is no directory")
             elif earlier[0] != "/".join(above):
@@ -393,33 +398,32 @@ class LayerBuilder:
             else (seconds, nanoseconds)
         )
 
-    def _security(self, sddl: str | None, *, is_directory: bool) -> bytes | None:
-        from winlayers.win32.security import inherit, sddl_to_bytes  # heavy, and not needed for a mere import
-
-        if sddl is not None:
-            return sddl_to_bytes(sddl)
-        parent = self._options.inherit_from
-        return None if parent is None else inherit(sddl_to_bytes(parent), is_directory=is_directory)
-
-    def _is_new(self, parts: list[str]) -> bool:
-        below = self._options.below
-        return below is not None and below("/".join(parts)) is None
-
-    def _put_directory(self, path: str, time: Time, *, is_new: bool) -> None:
-        if is_new:
+    def _put_directory(self, parts: list[str], time: Time) -> None:
+        """A directory of the drive: described where it is new or known, else no more than named."""
+        options = self._options
+        path = "/".join(parts)
+        streams: Iterable[DataStream] = ()
+        there = True if not parts else None if options.below is None else options.below(path)
+        if there is not True and options.below is not None:
             written = _filetime(time)
             metadata = FileMetadata(
                 FileAttributes.DIRECTORY,
                 creation_time=written,
                 write_time=written,
-                security=self._directory_security,
+                security=self._descriptors.of(parts, is_directory=True),
             )
-            self._writer.add(path, metadata)
+        elif there is True and options.directory is not None:
+            metadata, streams = options.directory(path)
         else:
-            header = TarHeader(
-                name_of_path(path), DIRECTORY, mode=_MODE_DIRECTORY, mtime=time, format=Format.PAX
-            )
-            self._writer.tar.write_header(header)
+            self._put_bare("/".join((FILES, *parts)), time)
+            return
+        self._descriptors.note(parts, metadata.security)
+        self._writer.add("/".join((FILES, *parts)), metadata, streams, is_directory=True)
+        self._entries += 1
+
+    def _put_bare(self, path: str, time: Time) -> None:
+        header = TarHeader(name_of_path(path), DIRECTORY, mode=_MODE_DIRECTORY, mtime=time, format=Format.PAX)
+        self._writer.tar.write_header(header)
         self._entries += 1
 
     def _leads_to_directory(self, path: str, target: str) -> bool:
