@@ -219,3 +219,24 @@ class ContainerNotFoundError(ContainerError, LookupError):
 
 class ContainerExistsError(ContainerError):
     """A container of that name is there already."""
+
+
+class RebaseConflictError(ImageError):
+    """An image can't be put on another base: where its layers changed the old base, the new one differs.
+
+    Attributes:
+        conflicts: the paths, from the layers' root, where force would help.
+        missing: the paths that the layers need of the base and that the new one lacks: there it would not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        conflicts: tuple[str, ...] = (),
+        missing: tuple[str, ...] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.conflicts = conflicts
+        self.missing = missing

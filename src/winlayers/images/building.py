@@ -21,6 +21,7 @@ from winlayers.images.leases import Lease
 from winlayers.images.progress import QUIET, Progress
 from winlayers.images.reference import Reference
 from winlayers.images.store import ImageStore
+from winlayers.tar.writer import Buffer, Sink
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,19 +37,39 @@ class NewLayer:
     blob: Descriptor
 
 
+class _Spool:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.hasher = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Buffer, /) -> object:
+        self.hasher.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+
 @contextmanager
-def spooled(store: ImageStore, tar: Reader) -> Iterator[tuple[IO[bytes], str, int]]:
-    """A layer tar in a file, with its diff id and size: its name must be known before it can be imported."""
+def spooled(
+    store: ImageStore, tar: Reader | Callable[[Sink], object]
+) -> Iterator[tuple[IO[bytes], str, int]]:
+    """A layer tar in a file, with its diff id and size: its name must be known before it can be imported.
+
+    Args:
+        tar: gives the tar, or writes it.
+    """
     try:
         with tempfile.TemporaryFile(dir=store.root / "layerdb", prefix=".tmp-") as file:
-            hasher = hashlib.sha256()
-            size = 0
-            while chunk := tar.read(BUFFER):
-                hasher.update(chunk)
-                size += len(chunk)
-                file.write(chunk)
+            spool = _Spool(file)
+            if callable(tar):
+                tar(spool)
+            else:
+                while chunk := tar.read(BUFFER):
+                    spool.write(chunk)
             file.seek(0)
-            yield file, f"sha256:{hasher.hexdigest()}", size
+            yield file, f"sha256:{spool.hasher.hexdigest()}", spool.size
     except OSError as error:
         raise StoreError(f"can't keep the new layer: {error.strerror or error}") from error
 
@@ -57,7 +78,7 @@ def add_layer(
     store: ImageStore,
     lease: Lease,
     parents: Sequence[str],
-    tar: Reader,
+    tar: Reader | Callable[[Sink], object],
     *,
     manifest_type: str,
     compression: str = "gzip",
@@ -68,7 +89,7 @@ def add_layer(
 
     Args:
         parents: the diff ids of the layers below, base first.
-        tar: the uncompressed layer tar.
+        tar: the uncompressed layer tar, or what writes it.
         manifest_type: decides the family of the blob's media type.
         compression: ``gzip``, ``zstd`` or ``none``; the same tar always gives the same blob.
         level: of the compression; None: its default.
@@ -84,6 +105,7 @@ def add_layer(
         with store.layer_lock(identifiers[-1]):
             if not store.driver.exists(identifiers[-1]):
                 below = identifiers[-2] if parents else ""
+                store.expect_layer(identifiers[-1], diff_id)
                 data_size = store.driver.apply_diff(identifiers[-1], below, file)
                 store.record_layer(identifiers[-1], diff_id, data_size, size)
         file.seek(0)
@@ -133,7 +155,9 @@ def add_image(
     diff_ids: Sequence[str],
     history: Sequence[Mapping[str, object]],
     change_run: Callable[[dict[str, object]], None] | None = None,
+    change_document: Callable[[dict[str, object]], None] | None = None,
     author: str | None = None,
+    annotations: Mapping[str, str] | None = None,
     reference: Reference | None = None,
 ) -> Image:
     """Write a new configuration and manifest in the manner of *base*'s, and name the image.
@@ -143,14 +167,24 @@ def add_image(
         diff_ids: as many diff ids.
         history: all steps of the history.
         change_run: changes a copy of what containers start with.
+        change_document: changes a copy of the whole configuration.
         author: the new author; None keeps the old one.
+        annotations: added to the manifest's (OCI only).
         reference: what to call the image; None: nothing.
     """
-    raw_config = derive(base.config, diff_ids=diff_ids, history=history, change_run=change_run, author=author)
+    raw_config = derive(
+        base.config,
+        diff_ids=diff_ids,
+        history=history,
+        change_run=change_run,
+        change_document=change_document,
+        author=author,
+    )
     config = ImageConfig.parse(raw_config, "the new configuration")
     config_blob = Descriptor(base.manifest.config.media_type, config.digest, len(raw_config))
     media_type = base.manifest.media_type
-    raw_manifest = manifest_bytes(media_type, config_blob, layers, base.manifest.annotations)
+    noted = {**base.manifest.annotations, **(annotations or {})}
+    raw_manifest = manifest_bytes(media_type, config_blob, layers, noted)
     lease.add([config.digest])
     store.content.write(raw_config)
     descriptor = store_manifest(store, lease, raw_manifest, media_type)

@@ -139,6 +139,7 @@ def derive(
     diff_ids: Sequence[str],
     history: Sequence[Mapping[str, object]],
     change_run: Callable[[dict[str, object]], None] | None = None,
+    change_document: Callable[[dict[str, object]], None] | None = None,
     author: str | None = None,
 ) -> bytes:
     """A new configuration's bytes: *base* with other layers and history, made now.
@@ -149,6 +150,7 @@ def derive(
         diff_ids: all layers of the new image.
         history: all steps of the new image, as JSON.
         change_run: gets a copy of the ``config`` object to change.
+        change_document: gets a copy of the whole document to change.
         author: the new author; None keeps the old one.
     """
     value = copy.deepcopy(dict(base.value))
@@ -172,6 +174,8 @@ def derive(
         changed: dict[str, object] = run if isinstance(run, dict) else {}
         change_run(changed)
         value["config"] = changed
+    if change_document is not None:
+        change_document(value)
     return compact_json(value)
 
 

@@ -64,3 +64,21 @@ def layer_type(manifest_type: str, compression: str) -> str:
     if is_docker(manifest_type):
         return {"gzip": DOCKER_LAYER_GZIP, "zstd": DOCKER_LAYER_ZSTD, "none": DOCKER_LAYER}[compression]
     return {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}[compression]
+
+
+def layer_type_in(manifest_type: str, media_type: str) -> str:
+    """The type that a layer of *media_type* has in a manifest of that type: the same in the other family.
+
+    A type that the other family has no word for stays.
+    """
+    twins = dict(_TWINS) if is_docker(manifest_type) else {docker: oci for oci, docker in _TWINS}
+    return twins.get(media_type, media_type)
+
+
+_TWINS = (
+    (OCI_LAYER, DOCKER_LAYER),
+    (OCI_LAYER_GZIP, DOCKER_LAYER_GZIP),
+    (OCI_LAYER_ZSTD, DOCKER_LAYER_ZSTD),
+    (_OCI_FOREIGN, _DOCKER_FOREIGN),
+    (f"{_OCI_FOREIGN}+gzip", f"{_DOCKER_FOREIGN}.gzip"),
+)

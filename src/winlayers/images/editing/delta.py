@@ -87,9 +87,7 @@ class ViewDelta:
         for path, target in self._links:
             yield LayerEntry(path, EntryKind.LINK, link_target=target), ()
 
-    def _enter(
-        self, path: str, found: _Found | None, now: int, before: int | None, *, written: bool
-    ) -> None:
+    def _enter(self, path: str, found: _Found | None, now: int, before: int | None, *, written: bool) -> None:
         self._stack.append(_Directory(path, found, written, self._pairs(path, now, before)))
 
     def _pairs(self, path: str, now: int, before: int | None) -> Iterator[_Pair]:
