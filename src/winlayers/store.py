@@ -287,6 +287,12 @@ class Store:
         """Take a reference away, and with its last one the image; see :meth:`ImageStore.remove`."""
         return self.images.remove(name, force=force)
 
+    def prune(self, *, everything: bool = False) -> Removed:
+        """Remove what nobody needs; see :meth:`ImageStore.prune`.  Leftovers of containers go as well."""
+        removed = self.images.prune(everything=everything)
+        self.driver.cleanup()
+        return removed
+
     # -- containers --
 
     def create(
@@ -376,7 +382,8 @@ def _make(root: Path, driver: str) -> str:
                 others = [
                     n for n in os.listdir(root) if n != "lock" and not n.startswith(durable.TEMPORARY_PREFIX)
                 ]
-                if others:
+                # A creation that was killed leaves an empty folder for layers.
+                if others and not (others == ["layers"] and not os.listdir(root / "layers")):
                     (root / "lock").unlink()
                     raise StoreError(
                         f"{root} is neither empty nor a winlayers store", hint="choose another --root"

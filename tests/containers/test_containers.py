@@ -207,7 +207,7 @@ def test_a_damaged_record_is_named(store: Store) -> None:
         with pytest.raises(ContainerError, match=box.id):
             store.containers.containers()
         with pytest.raises(ContainerError):
-            store.images.collect()  # what containers need is unknown, so nothing is removed
+            store.images.prune()  # what containers need is unknown, so nothing is removed
     path.write_bytes(content)
     assert store.container("box") == box
 

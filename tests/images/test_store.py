@@ -310,8 +310,8 @@ def test_references_move_and_images_go_with_their_last_one(store: Store, tmp_pat
     removed = store.remove_image("registry.example/app:2")
     assert removed.images == [second.id]
     assert removed.layers == []  # the first image stands on the same
-    assert store.images.drop_unnamed() == [first.id]
-    removed = store.images.collect()
+    removed = store.images.prune()
+    assert removed.images == [first.id]
     assert len(removed.layers) == 3
     assert tree_digest(store.root) == empty
 
@@ -322,13 +322,14 @@ def test_an_image_under_a_container_stays(store: Store, layout: Layout) -> None:
     with pytest.raises(ImageInUseError, match="box"):
         store.remove_image("layout:sample")
     assert store.remove_image("layout:sample", force=True).images == []
-    assert store.images.drop_unnamed() == []
-    assert store.images.collect().layers == []
+    removed = store.images.prune(everything=True)
+    assert (removed.images, removed.layers) == ([], [])
     assert store.commit("box", "layout:again").manifest.layers[:3] == image.manifest.layers
     store.remove_container("box")
     store.remove_image("layout:again")
-    assert store.images.drop_unnamed() == [image.id]
-    assert len(store.images.collect().layers) == 3
+    removed = store.images.prune()
+    assert removed.images == [image.id]
+    assert len(removed.layers) == 3
 
 
 def test_a_failed_save_leaves_no_layout(store: Store, layout: Layout, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ COMMANDS = {
     "images": Entry(f"{_COMMANDS}.images:images", _IMAGES, "List images."),
     "tag": Entry(f"{_COMMANDS}.images:tag", _IMAGES, "Give an image another name."),
     "rmi": Entry(f"{_COMMANDS}.images:rmi", _IMAGES, "Remove images."),
+    "df": Entry(f"{_COMMANDS}.disk:df", _IMAGES, "Show the room that the store takes."),
+    "prune": Entry(f"{_COMMANDS}.disk:prune", _IMAGES, "Remove what nothing needs."),
     "create": Entry(f"{_COMMANDS}.containers:create", _CONTAINERS, "Make a container of an image."),
     "ps": Entry(f"{_COMMANDS}.containers:ps", _CONTAINERS, "List containers."),
     "mount": Entry(f"{_COMMANDS}.containers:mount", _CONTAINERS, "Mount a container's drive C:, writable."),

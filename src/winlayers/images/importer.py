@@ -204,6 +204,7 @@ class _Import:
 
     def _apply(self, identifier: str, parent: str, stream: LayerStream, diff_id: str) -> None:
         driver = self._store.driver
+        self._store.expect_layer(identifier, diff_id)
         try:
             size = driver.apply_diff(identifier, parent, stream)
         except (FormatError, LayerError):

@@ -230,7 +230,7 @@ class ImageStore:
                     f"image {name} has {len(image.references)} references", hint="give one of them, or force"
                 )
             last = set(going) == set(image.references)
-            users = self._users(image) if last else []
+            users = self.users(image) if last else []
             if users and not force:
                 raise ImageInUseError(f"image {name} is used by container {users[0]}", hint="remove it first")
             index = self.content.manifests()
@@ -247,33 +247,56 @@ class ImageStore:
                 self._collect({d.digest for d in image.blobs} | set(image.layer_ids), removed)
         return removed
 
-    def _users(self, image: Image) -> list[str]:
+    def users(self, image: Image) -> list[str]:
         """The containers that stand on *image* and on no other image with the same layers."""
         top = image.layer_ids[-1]
         return [name for name, layers in self._layers_in_use().items() if layers and layers[-1] == top]
 
     # -- collection --
 
-    def collect(self) -> Removed:
-        """Remove every blob and image layer that no image, container or operation under way needs."""
+    def prune(self, *, everything: bool = False) -> Removed:
+        """Remove what nobody needs: images without a reference, and blobs and layers that are left over.
+
+        What containers stand on, and what operations under way need, stays.
+
+        Args:
+            everything: also images with references that no container stands on.
+        """
         removed = Removed()
         with self.lock():
-            names = {digest for digest, _ in self.content.digests()}
-            names |= {path.stem for path in (self.root / "layerdb").glob("*.json")}
-            self._collect(names, removed)
-            durable.sweep(os.fspath(self.content.root / "blobs" / "sha256"))
+            going = [i for i in self.images() if (everything or not i.references) and not self.users(i)]
+            if going:
+                digests = {image.digest for image in going}
+                kept = [d for d in self.content.manifests() if d.digest not in digests]
+                self.content.replace_manifests(kept)
+            removed.images = [image.id for image in going]
+            removed.untagged = [reference for image in going for reference in image.references]
+            self._collect_all(removed)
         return removed
 
-    def drop_unnamed(self) -> list[str]:
-        """Forget the images without a reference that no container stands on; return their ids."""
+    def collect(self) -> Removed:
+        """Remove blobs and layers that are left over, and no image."""
+        removed = Removed()
         with self.lock():
-            going = {i.digest: i.id for i in self.images() if not i.references and not self._users(i)}
-            if going:
-                kept = [d for d in self.content.manifests() if d.digest not in going]
-                self.content.replace_manifests(kept)
-        return list(going.values())
+            self._collect_all(removed)
+        return removed
 
-    def _needed(self) -> set[str]:
+    def _collect_all(self, removed: Removed) -> None:
+        names = {digest for digest, _ in self.content.digests()} | set(self.known_layer_ids())
+        self._collect(names, removed)
+        durable.sweep(os.fspath(self.content.root / "blobs" / "sha256"))
+        durable.sweep(os.fspath(self.root / "layerdb"))
+
+    def known_layer_ids(self) -> list[str]:
+        """The ids of the image layers that the store has made."""
+        return sorted(path.stem for path in (self.root / "layerdb").glob("*.json"))
+
+    def needed(self) -> set[str]:
+        """The digests of blobs and the ids of image layers that something needs.
+
+        Raises:
+            ImageError, ContainerError: an image or a container can't be read, so that it is not known.
+        """
         needed = leased(self.root / "leases")
         for descriptor in self.content.manifests():
             image = self._read(descriptor, ())
@@ -285,7 +308,7 @@ class ImageStore:
 
     def _collect(self, names: set[str], removed: Removed) -> None:
         """Remove what of *names* is not needed.  The caller holds the lock exclusively."""
-        going = names - self._needed()
+        going = names - self.needed()
         for digest in sorted(name for name in going if is_digest(name)):
             removed.bytes_freed += self.content.delete(digest)
             removed.blobs.append(digest)
@@ -293,8 +316,9 @@ class ImageStore:
         if layers:
             for identifier in self._children_first(layers):
                 self.driver.remove(identifier)
-                self._layer_record(identifier).unlink(missing_ok=True)
                 removed.layers.append(identifier)
+            for identifier in layers:
+                self._layer_record(identifier).unlink(missing_ok=True)
 
     def _children_first(self, identifiers: set[str]) -> list[str]:
         present = [name for name in identifiers if self.driver.exists(name)]
@@ -323,6 +347,10 @@ class ImageStore:
                 )
             )
         return infos
+
+    def expect_layer(self, identifier: str, diff_id: str) -> None:
+        """Note that a layer is about to be imported, so that it is known if the process dies just after."""
+        durable.write_json(os.fspath(self._layer_record(identifier)), {"diff_id": diff_id})
 
     def record_layer(self, identifier: str, diff_id: str, size: int, tar_size: int) -> None:
         """Note what is known of a layer that was just imported."""
