@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from winlayers.layers.portable.index import EntryCode
 from winlayers.layers.portable.ingest import open_extent
@@ -18,7 +19,6 @@ ROOT = "HIVES/"
 _SUFFIX = "_DELTA"
 _ROOT_OFFSET = struct.Struct("<I")  # in the base block, at 36
 _KEY = struct.Struct("<i2s18sII8sI")  # size, "nk", flags to parent, subkeys (stable, volatile), lists, values
-_MAX_SIZE = 1 << 30
 
 
 def lost_deltas(service: PortableLayerService, layers: Sequence[str], *, into_base: bool) -> list[str]:
@@ -43,20 +43,23 @@ def lost_deltas(service: PortableLayerService, layers: Sequence[str], *, into_ba
             if not name.endswith(_SUFFIX):
                 continue
             with open_extent(service.store.folder(layer), row.source, row.offset, row.size) as file:
-                data = file.read(min(row.size, _MAX_SIZE))
-            if not is_empty(data):
+                empty = is_empty(file)
+            if not empty:
                 found.setdefault(name, []).append(f"{layer[:12]}: {row.path}")
     return [delta for names in found.values() for delta in (names if into_base else names[:-1])]
 
 
-def is_empty(hive: bytes) -> bool:
+def is_empty(hive: BinaryIO) -> bool:
     """Whether a hive has no keys and no values; what is no hive counts as one that has."""
-    if not hive:
+    base = hive.read(BASE_BLOCK_SIZE)
+    if not base:
         return True
-    if not hive.startswith(b"regf") or len(hive) < BASE_BLOCK_SIZE:
+    if not base.startswith(b"regf") or len(base) < BASE_BLOCK_SIZE:
         return False
-    (offset,) = _ROOT_OFFSET.unpack_from(hive, 36)
-    if offset + BASE_BLOCK_SIZE + _KEY.size > len(hive):
+    (offset,) = _ROOT_OFFSET.unpack_from(base, 36)
+    hive.seek(BASE_BLOCK_SIZE + offset)
+    root = hive.read(_KEY.size)
+    if len(root) < _KEY.size:
         return False
-    _, signature, _, stable, volatile, _, values = _KEY.unpack_from(hive, BASE_BLOCK_SIZE + offset)
+    _, signature, _, stable, volatile, _, values = _KEY.unpack(root)
     return bool(signature == b"nk" and not stable and not volatile and not values)
