@@ -213,7 +213,7 @@ class _Chunks:
 
 
 def _is_layer(path: str, form: TarForm) -> bool:
-    """Whether the tar is a Windows layer: it says so, or it has Windows' records, or a layer's roots alone."""
+    """Whether the tar is a Windows layer: by *form*, by Windows' records, or by a layer's roots alone."""
     if form is not TarForm.GUESS:
         return form is TarForm.LAYER
     names = set()
