@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from winlayers.images.progress import Progress
     from winlayers.store import Store
 
@@ -47,6 +49,36 @@ class Settings:
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def complete_images(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The references in the store that begin with what was typed."""
+    from winlayers.images.reference import familiar
+
+    names = [familiar(text) for image in _store(context).images.images() for text in image.references]
+    return _beginning(names, incomplete)
+
+
+def complete_containers(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The containers' names that begin with what was typed."""
+    return _beginning([c.name for c in _store(context).containers.containers()], incomplete)
+
+
+def _beginning(names: list[str], incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _store(context: click.Context) -> Store:
+    """The store that the command line names; while it is completed, no command has run to open it."""
+    from winlayers.store import open_store
+
+    return open_store(context.find_root().params.get("root"))
 
 
 def examples(*lines: str) -> str:

@@ -43,6 +43,7 @@ COMMANDS = {
     "rm": Entry(f"{_COMMANDS}.containers:rm", _CONTAINERS, "Remove containers."),
     "layers": Entry(f"{_COMMANDS}.layers:layers", _LAYERS, "List an image's layers, base first."),
     "info": Entry(f"{_COMMANDS}.info:info", _LAYERS, "Tell about the store and how it mounts."),
+    "completion": Entry(f"{_COMMANDS}.completion:completion", _LAYERS, "Print a completion script."),
     "check": Entry(f"{_COMMANDS}.check:check", _LAYERS, "Look for damage in the store, and mend it."),
     "layer": Entry(f"{_COMMANDS}.layers:layer", _LAYERS, "Work on single layers."),
 }
@@ -90,6 +91,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a test's stand-in may not have it
             stream.reconfigure(errors="backslashreplace")
+    if "_WINLAYERS_COMPLETE" in os.environ:
+        from winlayers.cli.completion import register
+
+        register()
     try:
         # Outside its standalone mode click returns the code of ``Context.exit`` instead of raising it.
         code = cli.main(given, prog_name="winlayers", standalone_mode=False)

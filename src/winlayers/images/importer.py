@@ -111,7 +111,11 @@ def import_image(
         _Import(store, source, resolved, lease, keep_blobs=keep_blobs, progress=progress).run()
         for name in names or (None,):
             store.set_reference(name, resolved.descriptor)
-    return store.find(resolved.descriptor.digest)
+    try:
+        return store.find(resolved.descriptor.digest)
+    except ImageNotFoundError:  # removed again by another process, just now
+        given = tuple(sorted(str(name) for name in names))
+        return Image(given, resolved.descriptor, resolved.manifest, resolved.config)
 
 
 class _Import:
@@ -134,6 +138,8 @@ class _Import:
         self._keep_blobs = keep_blobs
         self._progress = progress
         self._stopped = threading.Event()
+        self._begin_lock = threading.Lock()
+        self._begun: set[str] = set()
 
     def run(self) -> None:
         manifest, config = self._image.manifest, self._image.config
@@ -146,11 +152,10 @@ class _Import:
                     writer.write(raw)
                     writer.commit(descriptor.digest)
         parent = ""
-        total = len(identifiers)
         workers = self._source.parallel - 1
         with _Prefetch(self._fetch, manifest.layers, workers, self._stopped.set) as prefetch:
             for number, (identifier, layer) in enumerate(zip(identifiers, manifest.layers, strict=True), 1):
-                self._progress.start(layer.digest, f"layer {number}/{total}", layer.size)
+                self._begin(layer)
                 prefetch.wait_for(layer)
                 with self._store.layer_lock(identifier):
                     note = self._layer(identifier, parent, layer, config.diff_ids[number - 1])
@@ -160,8 +165,18 @@ class _Import:
     def _fetch(self, blob: Descriptor) -> None:
         """Bring a blob into the content store, while the layers below it are still being imported."""
         if self._keep_blobs and not self._store.content.has(blob):
+            self._begin(blob)
             with self._source.open_blob(blob) as file:
                 self._store.content.copy_in(file, blob, self._counter(blob))
+
+    def _begin(self, blob: Descriptor) -> None:
+        """Tell, once, that a layer is being worked on."""
+        with self._begin_lock:
+            if blob.digest in self._begun:
+                return
+            self._begun.add(blob.digest)
+        layers = self._image.manifest.layers
+        self._progress.start(blob.digest, f"layer {layers.index(blob) + 1}/{len(layers)}", blob.size)
 
     def _counter(self, blob: Descriptor) -> Callable[[int], None]:
         def count(size: int) -> None:

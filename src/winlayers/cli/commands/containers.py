@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import (
+    Settings,
+    complete_containers,
+    complete_images,
+    examples,
+    json_option,
+    pass_settings,
+)
 from winlayers.cli.output import age, echo, emit_json, printable, table
 from winlayers.containers.record import Container
 
@@ -14,7 +21,7 @@ from winlayers.containers.record import Container
         "winlayers create app:2.0 --name web", "winlayers create app:2.0 --storage-opt size=40GB --name big"
     )
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.option("--name", help="The container's name.  [default: a random one]")
 @click.option(
     "--storage-opt", multiple=True, metavar="KEY=VALUE", help="An option of its scratch layer: size."
@@ -80,7 +87,7 @@ def ps(settings: Settings, ids_only: bool, no_trunc: bool, as_json: bool) -> Non
 @click.command(
     epilog=examples("winlayers mount web", "winlayers mount web /mnt/web", 'cd "$(winlayers mount web)"')
 )
-@click.argument("container")
+@click.argument("container", shell_complete=complete_containers)
 @click.argument("folder", required=False, type=click.Path(file_okay=False))
 @pass_settings
 def mount(settings: Settings, container: str, folder: str | None) -> None:
@@ -92,7 +99,9 @@ def mount(settings: Settings, container: str, folder: str | None) -> None:
 
 
 @click.command(epilog=examples("winlayers umount web"))
-@click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
+@click.argument(
+    "containers", nargs=-1, required=True, metavar="CONTAINER...", shell_complete=complete_containers
+)
 @pass_settings
 def umount(settings: Settings, containers: tuple[str, ...]) -> None:
     """Unmount containers; their changes stay."""
@@ -103,7 +112,7 @@ def umount(settings: Settings, containers: tuple[str, ...]) -> None:
 
 
 @click.command(epilog=examples("winlayers changes web", "winlayers changes web --json"))
-@click.argument("container")
+@click.argument("container", shell_complete=complete_containers)
 @json_option
 @pass_settings
 def changes(settings: Settings, container: str, as_json: bool) -> None:
@@ -133,7 +142,7 @@ def changes(settings: Settings, container: str, as_json: bool) -> None:
         'winlayers commit web app:2.1 --message "patched" --author "A. Engineer"',
     )
 )
-@click.argument("container")
+@click.argument("container", shell_complete=complete_containers)
 @click.argument("reference", required=False)
 @click.option("-a", "--author", default="", help="Who made it.")
 @click.option("-m", "--message", default="", help="A comment for the image's history.")
@@ -179,7 +188,9 @@ def commit(
 
 
 @click.command(epilog=examples("winlayers rm web", "winlayers rm --force web db"))
-@click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
+@click.argument(
+    "containers", nargs=-1, required=True, metavar="CONTAINER...", shell_complete=complete_containers
+)
 @click.option("-f", "--force", is_flag=True, help="Unmount it first where it is mounted.")
 @pass_settings
 def rm(settings: Settings, containers: tuple[str, ...], force: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
 from winlayers.cli.output import age, echo, emit_json, human_size, table
 from winlayers.images.digest import short
 from winlayers.images.image import Image
@@ -79,7 +79,7 @@ def _facts(image: Image, repository: str, tag_name: str, reference: str | None) 
 
 
 @click.command(epilog=examples("winlayers tag app:2.0 registry.example/team/app:2.0"))
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.argument("reference")
 @pass_settings
 def tag(settings: Settings, image: str, reference: str) -> None:
@@ -88,7 +88,7 @@ def tag(settings: Settings, image: str, reference: str) -> None:
 
 
 @click.command(epilog=examples("winlayers rmi app:2.0", "winlayers rmi 5f2a9c1b"))
-@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("names", nargs=-1, required=True, metavar="IMAGE...", shell_complete=complete_images)
 @click.option("-f", "--force", is_flag=True, help="Also what containers stand on: it becomes unnamed.")
 @json_option
 @pass_settings

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
 from winlayers.cli.lazy import Entry, LazyGroup
 from winlayers.cli.output import echo, emit_json, human_size, table, write_stream
 
 
 @click.command(epilog=examples("winlayers layers app:2.0", "winlayers layers app:2.0 --json"))
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.option("--no-trunc", is_flag=True, help="Show whole ids.")
 @json_option
 @pass_settings

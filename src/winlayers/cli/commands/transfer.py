@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
 from winlayers.cli.output import echo, emit_json
 from winlayers.images.image import Image
 from winlayers.images.platforms import Platform
@@ -165,7 +165,7 @@ def load(
         "winlayers save app:2.0 oci-archive:-:2.0 | ssh host winlayers load -",
     )
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.argument("target")
 @foreign_option
 @json_option
@@ -232,7 +232,7 @@ def pull(
         "winlayers push registry.example/team/app:2.0", "winlayers push app:2.0 localhost:5000/team/app:2.0"
     )
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.argument("reference", required=False)
 @foreign_option
 @json_option
