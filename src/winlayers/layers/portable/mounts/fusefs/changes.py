@@ -14,7 +14,7 @@ from winlayers.layers.portable.mounts import mountinfo
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind
 from winlayers.layers.portable.mounts.fusefs.attributes import streams_of
 from winlayers.layers.portable.mounts.fusefs.cowfile import MergedFile, data_path
-from winlayers.layers.portable.mounts.fusefs.lower import Lower, Owner, Row
+from winlayers.layers.portable.mounts.fusefs.lower import FIRST_NEW, Lower, Owner, Row
 from winlayers.layers.portable.mounts.fusefs.protocol import ROOT_ID
 from winlayers.layers.portable.mounts.fusefs.record import RECORD, Inode, Kind, Mark, Record
 from winlayers.layers.portable.mounts.fusefs.tree import Tree
@@ -87,6 +87,14 @@ class _Walk:
 
     def changes(self) -> Iterator[UpperEntry]:
         self._find_wanted()
+        if self._has_moved_directories():
+            # What moved with a directory may have names elsewhere: all must be told, to stay one file.
+            for linked in {entry.identity for entry in self._walk()}:
+                if isinstance(linked, int) and linked < FIRST_NEW:
+                    self._want_names(linked)
+        yield from self._walk()
+
+    def _walk(self) -> Iterator[UpperEntry]:
         stack = [_Place(ROOT_ID, "", "", self.lower.drive, False)]
         while stack:
             place = stack.pop()
@@ -107,14 +115,22 @@ class _Walk:
         for directory in self.tree.names:
             self._want_directory(directory)
         for inode in self.tree.inodes.values():
-            if inode.is_new or inode.id == ROOT_ID or not self._is_changed(inode):
-                continue
-            for node in self.view.links(inode.id):
-                parent = self._parent_of(node)
-                key = fold_key(node.name)
-                if parent is not None and key not in self.tree.names.get(parent, ()):
-                    self.wanted.setdefault(parent, set()).add(key)
-                    self._want_directory(parent)
+            if not inode.is_new and inode.id != ROOT_ID and self._is_changed(inode):
+                self._want_names(inode.id)
+
+    def _has_moved_directories(self) -> bool:
+        inodes = self.tree.inodes
+        moved = (name.inode for names in self.tree.names.values() for name in names.values() if name.inode)
+        return any(not inodes[i].is_new and inodes[i].kind is Kind.DIRECTORY for i in moved)
+
+    def _want_names(self, node_id: int) -> None:
+        """See to it that the walk comes by all names of the view that the file still has."""
+        for node in self.view.links(node_id):
+            parent = self._parent_of(node)
+            key = fold_key(node.name)
+            if parent is not None and key not in self.tree.names.get(parent, ()):
+                self.wanted.setdefault(parent, set()).add(key)
+                self._want_directory(parent)
 
     def _is_changed(self, inode: Inode) -> bool:
         if inode.marks:

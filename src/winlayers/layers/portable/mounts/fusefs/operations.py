@@ -22,7 +22,6 @@ from winlayers.layers.portable.posix import MAX_TARGET, WRITE_BITS
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.filetime import filetime_from_unix
 from winlayers.win32.names import MAX_COMPONENT_UNITS, decode_wtf8, fold_key, utf16_length, validate_component
-from winlayers.win32.security import inherit
 
 MAX_LINKS = 1024
 """As many names as a file on NTFS can have."""
@@ -39,6 +38,9 @@ def inherited(parent: bytes | None, is_directory: bool) -> bytes | None:
     """The descriptor of a new file in a directory that has *parent*; None where that can't be told."""
     if parent is None:
         return None
+    # A quarter of the time that it takes to mount; and who only reads never needs it.
+    from winlayers.win32.security import inherit
+
     try:
         return inherit(parent, is_directory=is_directory)
     except SecurityDescriptorError:
@@ -162,6 +164,8 @@ class Operations:
         self._clear_name(parent, source.key)
         inode.parent, inode.name = new_parent, name
         inode.change_time = now()
+        if inode.nlink > 1 and inode.kind is not Kind.DIRECTORY:
+            inode.marks |= Mark.LINKS
         self.record.put(inode)
         if parent != new_parent:
             self._touch(parent)
