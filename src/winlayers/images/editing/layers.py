@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from winlayers.errors import UnsupportedError
+from winlayers.errors import ImageError, UnsupportedError
 from winlayers.images.blobstream import LayerStream
 from winlayers.images.digest import chain_ids, layer_id
 from winlayers.images.image import Image
@@ -48,6 +48,38 @@ def ensure_layers(store: ImageStore, lease: Lease, image: Image, progress: Progr
                     _apply(store, identifier, parent, diff_id, stream)
                 progress.finish(identifier)
         parent = identifier
+
+
+def find_layer(image: Image, name: str) -> int:
+    """The number (from 0) of the image's layer that *name* means.
+
+    Args:
+        name: a layer id, diff id, chain id or blob digest, or the start of one (4 digits at least); or the
+            layer's position, from 1.
+
+    Raises:
+        ImageError: there is none, or several.
+    """
+    count = len(image.manifest.layers)
+    if name.isascii() and name.isdigit() and len(name) < 4:
+        if 1 <= int(name) <= count:
+            return int(name) - 1
+        raise ImageError(f"the image has no layer number {name}: it has {count}")
+    digits = name.rpartition(":")[2]
+    found = {
+        number
+        for number in range(count)
+        for known in (
+            image.layer_ids[number],
+            image.config.diff_ids[number],
+            image.manifest.layers[number].digest,
+        )
+        if len(digits) >= 4 and known.rpartition(":")[2].startswith(digits)
+    }
+    if len(found) != 1:
+        what = f"{len(found)} layers" if found else "no layer"
+        raise ImageError(f"the image has {what} called {name!r}", hint="winlayers layers IMAGE lists them")
+    return found.pop()
 
 
 def _counter(progress: Progress, key: str) -> Callable[[bytes], object]:

@@ -96,7 +96,7 @@ class ConfigChanges:
         _change_map(run, "Labels", dict(map(_pair, self.labels)), self.unset_labels)
         for field, added, removed in (
             ("ExposedPorts", _ports(self.exposed_ports), list(_ports(self.unexposed_ports))),
-            ("Volumes", dict.fromkeys(self.volumes, {}), self.unset_volumes),
+            ("Volumes", {path: {} for path in self.volumes}, self.unset_volumes),
         ):
             _change_map(run, field, added, removed)
         for field, value in (

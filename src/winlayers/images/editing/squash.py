@@ -103,38 +103,6 @@ def first_above_base(image: Image) -> int:
     return max([0, *foreign]) + 1
 
 
-def find_layer(image: Image, name: str) -> int:
-    """The number (from 0) of the image's layer that *name* means.
-
-    Args:
-        name: a layer id, diff id, chain id or blob digest, or the start of one (4 digits at least); or the
-            layer's position, from 1.
-
-    Raises:
-        ImageError: there is none, or several.
-    """
-    count = len(image.manifest.layers)
-    if name.isascii() and name.isdigit() and len(name) < 4:
-        if 1 <= int(name) <= count:
-            return int(name) - 1
-        raise ImageError(f"the image has no layer number {name}: it has {count}")
-    digits = name.rpartition(":")[2]
-    found = {
-        number
-        for number in range(count)
-        for known in (
-            image.layer_ids[number],
-            image.config.diff_ids[number],
-            image.manifest.layers[number].digest,
-        )
-        if len(digits) >= 4 and known.rpartition(":")[2].startswith(digits)
-    }
-    if len(found) != 1:
-        what = f"{len(found)} layers" if found else "no layer"
-        raise ImageError(f"the image has {what} called {name!r}", hint="winlayers layers IMAGE lists them")
-    return found.pop()
-
-
 def _open_views(open_view: Callable[[str], View], image: Image, start: int) -> tuple[View, View | None]:
     full = open_view(image.layer_ids[-1])
     try:
