@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind
-from winlayers.layers.portable.view import ROOT, Extent, View, ViewInode
+from winlayers.layers.portable.view import ROOT, Extent, View, ViewInode, ViewNode
 from winlayers.layers.service import ChangeKind, EntryKind, LayerChange, LayerEntry, LayerReader
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import DataStream, FileMetadata
@@ -100,7 +100,8 @@ class ScratchChanges:
                 yield change
 
     def _resolve(self, entry: UpperEntry) -> Change | None:
-        below = self._lookup(entry.path)
+        node = self._find(entry.path)
+        below = None if node is None else self._view.inode(node.inode)
         if entry.kind is UpperKind.WHITEOUT:
             if below is None:
                 return None
@@ -118,6 +119,8 @@ class ScratchChanges:
         else:
             kind = ChangeKind.MODIFY
         replaced = below is not None and below.is_directory and not (is_directory and lives_on)
+        if entry.replaced and node is not None and node.name != entry.path.rpartition("/")[2]:
+            replaced = True  # names that are there keep their spelling, unless they are deleted first
         link_to = self._link_target(entry)
         return Change(entry.path, kind, entry, below, source, metadata, replaced, link_to)
 
@@ -131,10 +134,11 @@ class ScratchChanges:
 
     # -- the chain --
 
+    def _find(self, path: str) -> ViewNode | None:
+        return None if self._drive is None else self._view.resolve(path, self._drive)
+
     def _lookup(self, path: str) -> ViewInode | None:
-        if self._drive is None:
-            return None
-        node = self._view.resolve(path, self._drive)
+        node = self._find(path)
         return None if node is None else self._view.inode(node.inode)
 
     def _link_target(self, entry: UpperEntry) -> str | None:
@@ -154,7 +158,7 @@ class ScratchChanges:
         changes: dict[str, object] = {"attributes": attributes}
         for field in ("creation_time", "access_time", "write_time", "change_time"):
             value = getattr(entry, field)
-            if value and not (field == "creation_time" and source is not None):
+            if value:
                 changes[field] = value
         if entry.overrides is not None:
             for field in entry.overridden:

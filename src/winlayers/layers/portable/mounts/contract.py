@@ -112,7 +112,8 @@ class UpperEntry:
         origin: for a path that was moved (renamed) or is a hard link of one of the view's files: the path,
             relative to the drive, that it had in the view.  Metadata not overridden is that file's.
         replaced: the view has something at *path*, and none of it lives on: it was deleted and another file
-            made in its place, or moved there.  Without an origin that is a new file.
+            made in its place, or moved there.  Without an origin that is a new file.  Also set for one that
+            is there still, but spelled otherwise (its origin is then that other spelling).
         identity: equal for entries that are hard links of one file; None: not linked.
         open: opens the unnamed stream; None where there is none or data_changed is False.
     """
