@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from winlayers.containers.store import ContainerStore
     from winlayers.graphdriver import Change, GraphDriver
     from winlayers.images.check import ImageFinding
+    from winlayers.images.editing import AppendOptions, ConfigChanges
     from winlayers.images.platforms import Platform
     from winlayers.layers.portable.check import Finding
     from winlayers.layers.service import TarStream
@@ -292,6 +293,94 @@ class Store:
         removed = self.images.prune(everything=everything)
         self.driver.cleanup()
         return removed
+
+    # -- new images from others --
+
+    def append(
+        self,
+        image: str,
+        sources: Sequence[str | os.PathLike[str]],
+        name: str | None = None,
+        options: AppendOptions | None = None,
+        *,
+        author: str = "",
+        message: str = "",
+        compression: str = "gzip",
+        level: int | None = None,
+        progress: Progress = QUIET,
+    ) -> Image:
+        """Put folders and tars onto an image; see :func:`winlayers.images.editing.append_image`."""
+        from winlayers.images.editing.append import append_image
+
+        return append_image(
+            self.images,
+            self.images.find(image),
+            sources,
+            None if name is None else Reference.parse(name),
+            options,
+            author=author,
+            message=message,
+            compression=compression,
+            level=level,
+            progress=progress,
+        )
+
+    def configure(
+        self, image: str, changes: ConfigChanges, name: str | None = None, *, message: str = ""
+    ) -> Image:
+        """Make an image with another configuration; see :class:`winlayers.images.editing.ConfigChanges`."""
+        from winlayers.images.editing.configure import configure_image
+
+        reference = None if name is None else Reference.parse(name)
+        return configure_image(self.images, self.images.find(image), reference, changes, message=message)
+
+    def squash(
+        self,
+        image: str,
+        name: str | None = None,
+        *,
+        first: int | None = None,
+        force: bool = False,
+        compression: str = "gzip",
+        level: int | None = None,
+        progress: Progress = QUIET,
+    ) -> Image:
+        """Make one layer of an image's upper ones; see :func:`~winlayers.images.editing.squash_image`."""
+        from winlayers.images.editing.squash import squash_image
+
+        return squash_image(
+            self.images,
+            self.images.find(image),
+            None if name is None else Reference.parse(name),
+            first=first,
+            force=force,
+            compression=compression,
+            level=level,
+            progress=progress,
+        )
+
+    def rebase(
+        self,
+        image: str,
+        onto: str,
+        name: str | None = None,
+        *,
+        old_base: str | None = None,
+        force: bool = False,
+        progress: Progress = QUIET,
+    ) -> Image:
+        """Put an image's own layers on another base; see :func:`~winlayers.images.editing.rebase_image`."""
+        from winlayers.images.editing.rebase import rebase_image
+
+        return rebase_image(
+            self.images,
+            self.images.find(image),
+            self.images.find(onto),
+            None if name is None else Reference.parse(name),
+            old_base=old_base,
+            force=force,
+            progress=progress,
+        )
 
     # -- containers --
 

@@ -157,7 +157,7 @@ def add_image(
     change_run: Callable[[dict[str, object]], None] | None = None,
     change_document: Callable[[dict[str, object]], None] | None = None,
     author: str | None = None,
-    annotations: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str | None] | None = None,
     reference: Reference | None = None,
 ) -> Image:
     """Write a new configuration and manifest in the manner of *base*'s, and name the image.
@@ -169,7 +169,7 @@ def add_image(
         change_run: changes a copy of what containers start with.
         change_document: changes a copy of the whole configuration.
         author: the new author; None keeps the old one.
-        annotations: added to the manifest's (OCI only).
+        annotations: set in the manifest (OCI only); None takes one away.
         reference: what to call the image; None: nothing.
     """
     raw_config = derive(
@@ -184,7 +184,8 @@ def add_image(
     config_blob = Descriptor(base.manifest.config.media_type, config.digest, len(raw_config))
     media_type = base.manifest.media_type
     noted = {**base.manifest.annotations, **(annotations or {})}
-    raw_manifest = manifest_bytes(media_type, config_blob, layers, noted)
+    kept = {key: value for key, value in noted.items() if value is not None}
+    raw_manifest = manifest_bytes(media_type, config_blob, layers, kept)
     lease.add([config.digest])
     store.content.write(raw_config)
     descriptor = store_manifest(store, lease, raw_manifest, media_type)

@@ -2,8 +2,8 @@
 
 The layers were made on the old base.  Wherever they replace, delete or link a file of it, they mean the file
 that was there; if the new base has another one, the result is neither what was tested nor what the new base
-promises.  Compared is what a file says, not when it was written: data, streams, attributes, descriptor, extended
-attributes, reparse point.  A directory that is merely named, as a parent, is no change.
+promises.  Compared is what a file says, not when it was written: data, streams, attributes, descriptor,
+extended attributes, reparse point.  A directory that is merely named, as a parent, is no change.
 
 ``Hives`` is left out: Windows lays registry deltas over those of the base key by key.
 """
@@ -57,21 +57,24 @@ class _Finder:
     def run(self, layers: Sequence[Index]) -> Conflicts:
         for index in layers:
             own = {_key(row.path) for row in index.entries() if row.code in (EntryCode.FILE, EntryCode.LINK)}
+            self._made |= own
             descriptors = dict(index.descriptors())
             for row in index.entries():
-                if not row.path or row.path.upper().startswith(HIVES):
-                    continue
-                if row.code == EntryCode.LINK and row.link is not None:
-                    if _key(row.link) not in own | self._made:
-                        self._target(row.link)
-                elif row.code == EntryCode.WHITEOUT and row.path.upper().startswith(_UTILITY_VM):
-                    if self._new.resolve(row.path) is None and _key(row.path) not in self._made:
-                        self._found.missing.append(row.path)
-                        continue
-                security = None if row.security is None else descriptors[row.security]
-                self._touch(row, row.metadata(security))
-            self._made |= own
+                if row.path and not row.path.upper().startswith(HIVES):
+                    self._entry(row, None if row.security is None else descriptors[row.security])
         return self._found
+
+    def _entry(self, row: EntryRow, security: bytes | None) -> None:
+        if row.code == EntryCode.LINK and row.link is not None and _key(row.link) not in self._made:
+            self._target(row.link)
+        in_utility_vm = row.path.upper().startswith(_UTILITY_VM)
+        if row.code == EntryCode.WHITEOUT and in_utility_vm and not self._is_there(row.path):
+            self._found.missing.append(row.path)  # Windows refuses to delete there what is not there
+            return
+        self._touch(row, row.metadata(security))
+
+    def _is_there(self, path: str) -> bool:
+        return self._new.resolve(path) is not None or _key(path) in self._made
 
     def _target(self, path: str) -> None:
         """A hard link leads to a file of the base."""
@@ -83,24 +86,16 @@ class _Finder:
 
     def _touch(self, row: EntryRow, metadata: FileMetadata) -> None:
         old = self._old.resolve(row.path)
-        if row.code == EntryCode.DIRECTORY and old is not None and old.is_directory:
-            if (
-                _says(metadata) != _says(self._old.inode(old.inode).metadata)
-                and metadata.security is not None
-            ):
+        if row.code != EntryCode.DIRECTORY or (old is not None and not old.is_directory):
+            self._compare(row.path)
+            return
+        new = self._new.resolve(row.path)
+        if new is not None and not new.is_directory:
+            self._note(row.path)
+        elif old is not None and metadata.security is not None:
+            before = self._old.inode(old.inode).metadata
+            if _says(metadata) != _says(before):
                 self._compare(row.path, inside=False)
-            elif self._kind(self._new.resolve(row.path)) is False:
-                self._note(row.path)
-            return
-        if row.code == EntryCode.DIRECTORY and old is None:
-            if self._kind(self._new.resolve(row.path)) is False:
-                self._note(row.path)
-            return
-        self._compare(row.path)
-
-    @staticmethod
-    def _kind(node: ViewNode | None) -> bool | None:
-        return None if node is None else node.is_directory
 
     def _note(self, path: str) -> None:
         if _key(path) not in self._seen:

@@ -97,7 +97,7 @@ def _refuse(conflicts: Conflicts, onto: Image, *, force: bool) -> None:
         )
     if changed and not force:
         raise RebaseConflictError(
-            f"{len(changed)} paths of the base that the layers change differ in the new base: {_some(changed)}",
+            f"{len(changed)} paths that the layers change differ in the new base: {_some(changed)}",
             conflicts=changed,
             hint="force, if what the layers have is right on the new base, too",
         )
@@ -118,6 +118,5 @@ def _change(document: dict[str, object], image: Image, base: Base, onto: Image) 
         document["config"] = merge_run(image.config.run, base.run, onto.config.run)
 
 
-def _annotations(onto: Image) -> dict[str, str]:
-    named = {BASE_NAME: onto.references[0]} if onto.references else {}
-    return {BASE_DIGEST: onto.digest, **named}
+def _annotations(onto: Image) -> dict[str, str | None]:
+    return {BASE_DIGEST: onto.digest, BASE_NAME: onto.references[0] if onto.references else None}
