@@ -19,7 +19,7 @@ from winlayers.cli.lazy import Entry, LazyGroup
 from winlayers.errors import WinlayersError
 
 _COMMANDS = "winlayers.cli.commands"
-_IMAGES, _CONTAINERS, _LAYERS = "Images", "Containers", "Layers"
+_IMAGES, _CONTAINERS, _LAYERS, _LOOKING = "Images", "Containers", "Layers", "Looking in"
 
 COMMANDS = {
     "load": Entry(f"{_COMMANDS}.transfer:load", _IMAGES, "Bring an image into the store."),
@@ -46,6 +46,17 @@ COMMANDS = {
     "completion": Entry(f"{_COMMANDS}.completion:completion", _LAYERS, "Print a completion script."),
     "check": Entry(f"{_COMMANDS}.check:check", _LAYERS, "Look for damage in the store, and mend it."),
     "layer": Entry(f"{_COMMANDS}.layers:layer", _LAYERS, "Work on single layers."),
+    "ls": Entry(f"{_COMMANDS}.ls:ls", _LOOKING, "List what is in an image, without mounting it."),
+    "cat": Entry(f"{_COMMANDS}.cat:cat", _LOOKING, "Print files of an image."),
+    "cp": Entry(f"{_COMMANDS}.cp:cp", _LOOKING, "Copy files and directories out of an image."),
+    "stat": Entry(f"{_COMMANDS}.stat:stat", _LOOKING, "Show all that is known of a path in an image."),
+    "find": Entry(f"{_COMMANDS}.find:find", _LOOKING, "Search an image for files."),
+    "history": Entry(f"{_COMMANDS}.history:history", _LOOKING, "Show how an image was made."),
+    "inspect": Entry(
+        f"{_COMMANDS}.inspect:inspect", _LOOKING, "Print an image's or container's facts as JSON."
+    ),
+    "diff": Entry(f"{_COMMANDS}.diff:diff", _LOOKING, "Show what differs between images or containers."),
+    "report": Entry(f"{_COMMANDS}.report:report", _LOOKING, "Show an image as a page: sizes, layers, waste."),
 }
 
 

@@ -38,6 +38,14 @@ if TYPE_CHECKING:
 
 _HOST_PATH = re.compile(r"\.{0,2}[\\/]|[A-Za-z]:[\\/]")
 _CACHE = "cache"
+_KINDS = ("image", "container", "layer")
+
+
+def names_a_place(name: str) -> bool:
+    """Whether *name* says where an image is, rather than what a store calls it."""
+    if name.partition(":")[0] in _KINDS:
+        return False
+    return bool(split_name(name)[0]) or _HOST_PATH.match(name) is not None
 
 
 def open_image(

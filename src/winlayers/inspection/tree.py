@@ -270,7 +270,7 @@ class Tree:
         return found
 
     def walk(self, directory: Entry) -> Iterator[Entry]:
-        """All that is below a directory: parents first, siblings in NTFS's order."""
+        """All that is below a directory: parents first, siblings in NTFS's order; no link is followed."""
         stack = [iter(self.children(directory))]
         while stack:
             entry = next(stack[-1], None)
@@ -278,7 +278,7 @@ class Tree:
                 stack.pop()
                 continue
             yield entry
-            if entry.inode.is_directory:
+            if entry.is_directory:
                 stack.append(iter(self.children(entry)))
 
     def links(self, entry: Entry) -> list[str]:

@@ -1,0 +1,119 @@
+"""What the commands that look into images share: opening, failing on one of several, sizes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from winlayers.cli.commands.transfer import registry_options
+from winlayers.cli.context import Settings, pass_settings
+from winlayers.cli.output import human_size, printable
+from winlayers.errors import WinlayersError
+
+if TYPE_CHECKING:
+    from winlayers.images.platforms import Platform
+    from winlayers.images.registry.options import RegistryOptions
+    from winlayers.inspection import Tree
+
+Command = Callable[..., Any]
+
+WITH_H = {"help_option_names": ["--help"], "max_content_width": 100}
+"""The context of commands where ``-h`` means human-readable sizes, as in coreutils."""
+
+human_option = click.option("-h", "--human-readable", "human", is_flag=True, help="Sizes as 1.5MB.")
+layer_root_option = click.option(
+    "--layer-root", is_flag=True, help="Paths start at the layers' root: Files (drive C:), Hives, UtilityVM."
+)
+
+
+class Looker:
+    """Opens images for one command, each once."""
+
+    def __init__(self, settings: Settings, platform: str | None, registry: RegistryOptions) -> None:
+        self.settings = settings
+        self.registry = registry
+        self._platform = platform
+        self._stack = contextlib.ExitStack()
+        self._trees: dict[str, Tree] = {}
+        self._failed = False
+
+    @property
+    def platform(self) -> Platform | None:
+        """The platform asked for."""
+        from winlayers.images.platforms import Platform
+
+        return None if self._platform is None else Platform.parse(self._platform)
+
+    def tree(self, image: str) -> Tree:
+        """The image's tree."""
+        from winlayers.inspection import open_image
+
+        tree = self._trees.get(image)
+        if tree is None:
+            tree = open_image(
+                image,
+                store=self.settings.store,
+                platform=self.platform,
+                registry=self.registry,
+                progress=self.settings.progress(),
+            )
+            self._trees[image] = self._stack.enter_context(tree)
+        return tree
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Tell of an error and go on with the next argument; the command then ends with code 1."""
+        try:
+            yield
+        except WinlayersError as error:
+            if self.settings.debug:
+                raise
+            warn(str(error))
+            self._failed = True
+
+    def close(self) -> None:
+        """Close all that was opened."""
+        self._stack.close()
+
+    def finish(self) -> None:
+        """Close all that was opened; end with code 1 if something failed."""
+        self._stack.close()
+        if self._failed:
+            raise click.exceptions.Exit(1)
+
+
+def warn(message: str) -> None:
+    """One line on standard error."""
+    sys.stdout.flush()
+    click.echo(f"winlayers: {printable(' '.join(message.split()))}", err=True)
+
+
+def looks(command: Command) -> Command:
+    """Give the command a :class:`Looker` and the options that say what is opened and how."""
+
+    @registry_options
+    @click.option("--platform", metavar="OS/ARCH[:VERSION]", help="What to choose where there is a choice.")
+    @pass_settings
+    @functools.wraps(command)
+    def wrapped(
+        settings: Settings, /, *args: Any, platform: str | None, registry: RegistryOptions, **kwargs: Any
+    ) -> None:
+        looker = Looker(settings, platform, registry)
+        try:
+            command(looker, *args, **kwargs)
+        except BaseException:
+            looker.close()
+            raise
+        looker.finish()
+
+    return wrapped
+
+
+def size_text(size: int, human: bool) -> str:
+    """A size for a listing."""
+    return human_size(size) if human else str(size)
