@@ -52,17 +52,20 @@ class Missing(Exception):
 def main(arguments: Sequence[str]) -> int:
     """Set up and run; the exit code."""
     try:
-        tools = {name: find_tool(name) for name in ("wine", "wineserver", "wineboot", COMPILER)}
+        programs = {name: find_tool(name) for name in ("wine", "wineserver", "wineboot")}
+        compiler = find_tool(COMPILER)
+        wrapper = capability_wrapper()
+        tools = {name: [*wrapper, path] for name, path in programs.items()}
         CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(str(CACHE / "lock")):  # one run at a time: they share drive C:
             python = make_python()
             make_prefix(tools)
-            make_standins(tools[COMPILER])
+            make_standins(compiler)
             write_path_file(python)
             try:
                 return run_tests(tools["wine"], python, arguments)
             finally:
-                wine([tools["wineserver"], "-k"], check=False)
+                wine([*tools["wineserver"], "-k"], check=False)
     except Missing as missing:
         print(f"the tests under Wine were not run: {missing}", file=sys.stderr)
         return 1 if os.environ.get("WINLAYERS_REQUIRE") == "all" else 0
@@ -77,6 +80,22 @@ def find_tool(name: str) -> str:
     if path is None:
         raise Missing(f"{name} is not installed")
     return path
+
+
+def capability_wrapper() -> list[str]:
+    """What an ordinary user puts before Wine's programs.
+
+    Windows lets the owner delete a file that has the read-only attribute; Wine asks the host, which lets only
+    those with the right capability.  In a user namespace a user has it, for files of the user's own.
+    """
+    if os.geteuid() == 0:
+        return []
+    command = ["unshare", "--user", "--map-current-user", "--keep-caps"]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise Missing("an ordinary user needs unshare (util-linux 2.34) and user namespaces") from None
+    return command
 
 
 # -- Python for Windows -----------------------------------------------------------------------------
@@ -173,23 +192,23 @@ def wine(command: Sequence[str], *, check: bool = True, timeout: float = 300) ->
     return done.returncode
 
 
-def make_prefix(tools: Mapping[str, str]) -> None:
+def make_prefix(tools: Mapping[str, Sequence[str]]) -> None:
     """Make the Wine prefix: Windows 10 by its version, Server 2022 by its build."""
     prefix = CACHE / "prefix"
     ready = prefix / ".ready"
     if not ready.is_file():
         shutil.rmtree(prefix, ignore_errors=True)
         prefix.mkdir(parents=True)
-        wine([tools["wineboot"], "--init"])
-        wine([tools["wine"], "winecfg", "-v", "win10"])
+        wine([*tools["wineboot"], "--init"])
+        wine([*tools["wine"], "winecfg", "-v", "win10"])
         key = "HKLM\\Software\\Microsoft\\Windows NT\\CurrentVersion"
         for name in ("CurrentBuild", "CurrentBuildNumber"):
-            wine([tools["wine"], "reg", "add", key, "/v", name, "/t", "REG_SZ", "/d", WINDOWS_BUILD, "/f"])
-        wine([tools["wineserver"], "-w"], check=False)
+            wine([*tools["wine"], "reg", "add", key, *f"/v {name} /t REG_SZ /d {WINDOWS_BUILD} /f".split()])
+        wine([*tools["wineserver"], "-w"], check=False)
         ready.touch()
     # Started first, and without our streams: a server started by the tests would keep their pipe open.
-    wine([tools["wineserver"], "-p"], check=False)
-    wine([tools["wineboot"]])
+    wine([*tools["wineserver"], "-p"], check=False)
+    wine(tools["wineboot"])
 
 
 def make_standins(compiler: str) -> None:
@@ -219,7 +238,7 @@ def stamp(texts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
-def run_tests(wine_path: str, python: Path, arguments: Sequence[str]) -> int:
+def run_tests(wine_command: Sequence[str], python: Path, arguments: Sequence[str]) -> int:
     """Run pytest, passing its output on through a pipe (Python does not start on a regular file there)."""
     variables = environment(
         {
@@ -229,7 +248,7 @@ def run_tests(wine_path: str, python: Path, arguments: Sequence[str]) -> int:
         }
     )
     command = [
-        wine_path,
+        *wine_command,
         str(python / "python.exe"),
         "-B",
         "-X",

@@ -229,7 +229,13 @@ def version(build: int) -> Fake:
 
 @pytest.mark.parametrize(
     ("build", "has_hns", "tp4"),
-    [(10586, False, True), (10586, True, False), (14393, True, False), (20348, False, False)],
+    [
+        (7601, False, False),
+        (10586, False, True),
+        (10586, True, False),
+        (14393, True, False),
+        (20348, False, False),
+    ],
 )
 def test_tp4_is_told_by_hnscall_and_build(use: Any, build: int, has_hns: bool, tp4: bool) -> None:
     use(ntdll=version(build), vmcompute=Fake(**({"HNSCall": 1} if has_hns else {})))

@@ -9,6 +9,9 @@ from winlayers.errors import UnsupportedError
 from winlayers.layers.native import errors, ffi, files, paths, vmcompute
 from winlayers.layers.service import Flavour
 
+BUILD_WINDOWS_10 = 10240
+"""The first Windows 10; HCS came after it."""
+
 BUILD_TP5 = 14300
 """Windows Server 2016 Technical Preview 5."""
 
@@ -51,7 +54,7 @@ def is_tp4() -> bool:
     hcsshim of 2016 asked whether vmcompute.dll lacked HNSCall; the build is asked too, so that a later
     Windows that moves HNSCall elsewhere is not taken for one from before it.
     """
-    return os_version().build < BUILD_TP5 and not vmcompute.has_hns_call()
+    return BUILD_WINDOWS_10 <= os_version().build < BUILD_TP5 and not vmcompute.has_hns_call()
 
 
 def file_system(path: str) -> str:
