@@ -65,13 +65,13 @@ def test_powershell_asks_for_lines(root: Path) -> None:
     words = "\n".join(["winlayers", "umount", "w"])
     asked = environment(root, _WINLAYERS_COMPLETE="powershell_complete", COMP_WORDS=words, COMP_CWORD="w")
     program = str(root.parent / "bin" / "winlayers")
-    done = subprocess.run([program], capture_output=True, text=True, check=True, env=asked)
+    done = subprocess.run(program, capture_output=True, text=True, check=True, env=asked)
     assert done.stdout.splitlines() == ["web"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_shell_has_a_script(root: Path, shell: str) -> None:
-    command = [root.parent / "bin" / "winlayers", "completion", shell]
+    command = [str(root.parent / "bin" / "winlayers"), "completion", shell]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(root))
     assert "_WINLAYERS_COMPLETE" in done.stdout
     assert "%(" not in done.stdout

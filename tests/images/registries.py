@@ -164,12 +164,13 @@ class Exchange(http.server.BaseHTTPRequestHandler):
                     data = data[: proxy.cut_download - sent]
                     self.wfile.write(data)
                     self.wfile.flush()
+                    proxy.downloaded += len(data)
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 self.wfile.write(data)
                 sent += len(data)
-            proxy.downloaded += sent
+                proxy.downloaded += len(data)
         except OSError:
             self.close_connection = True
         finally:

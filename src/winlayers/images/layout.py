@@ -17,7 +17,6 @@ from typing import IO, BinaryIO, Self
 
 from winlayers import durable
 from winlayers.errors import ImageError, ImageNotFoundError, StoreError
-from winlayers.images.blobstream import copy_checked
 from winlayers.images.compression import Reader
 from winlayers.images.digest import digest_of, split_digest, verify
 from winlayers.images.documents import REF_NAME, Descriptor, compact_json
@@ -136,6 +135,8 @@ class OciLayout:
         Raises:
             DigestMismatchError: *source* is something else; nothing is stored.
         """
+        from winlayers.images.blobstream import copy_checked  # listing images does not need it
+
         with self.writer() as writer:
 
             def sink(data: bytes) -> None:
@@ -207,7 +208,7 @@ class OciLayout:
 
 
 def _is_begun(path: Path, names: Sequence[str]) -> bool:
-    """Whether *names* in *path* are what :meth:`OciLayout.create` leaves when it is killed: no blob is there."""
+    """Whether *names* in *path* are what a killed :meth:`OciLayout.create` leaves: no blob is there."""
     if not set(names) <= {"blobs", _INDEX}:
         return False
     return not any(files for _, _, files in os.walk(path / "blobs"))
