@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from winlayers.cli.commands.edits import compression_options, tag_option, tell
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
 
 
 @click.command(
@@ -16,7 +16,7 @@ from winlayers.cli.context import Settings, examples, json_option, pass_settings
         "SOURCE_DATE_EPOCH=1700000000 winlayers append base:1 ./build -t app:1",
     )
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(exists=True))
 @tag_option
 @click.option("--dest", default="", metavar="FOLDER", help="Where on drive C: it goes.  [default: its root]")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from winlayers.cli.commands.edits import tag_option, tell
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
 
 
 @click.command(
@@ -19,7 +19,7 @@ from winlayers.cli.context import Settings, examples, json_option, pass_settings
         "winlayers config app:1 -t app:2 --os-version 10.0.20348.2402",
     )
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @tag_option
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set an environment variable.")
 @click.option("--unset-env", multiple=True, metavar="NAME", help="Remove a variable.")
@@ -48,7 +48,13 @@ from winlayers.cli.context import Settings, examples, json_option, pass_settings
 @json_option
 @pass_settings
 def config(
-    settings: Settings, image: str, reference: str | None, message: str, as_json: bool, **changes: Any
+    settings: Settings,
+    /,
+    image: str,
+    reference: str | None,
+    message: str,
+    as_json: bool,
+    **changes: Any,
 ) -> None:
     """Make an image like IMAGE with another configuration.  Prints its reference and digest.
 

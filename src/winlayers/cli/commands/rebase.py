@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from winlayers.cli.commands.edits import tag_option, tell
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
 
 
 @click.command(
@@ -15,11 +15,19 @@ from winlayers.cli.context import Settings, examples, json_option, pass_settings
         "winlayers rebase app:1 --old-base 3f1c9a5e77d0 --onto servercore:2024-07 -t app:1-patched",
     )
 )
-@click.argument("image")
-@click.option("--onto", "new_base", required=True, metavar="NEWBASE", help="The image to put it on.")
+@click.argument("image", shell_complete=complete_images)
+@click.option(
+    "--onto",
+    "new_base",
+    required=True,
+    metavar="NEWBASE",
+    help="The image to put it on.",
+    shell_complete=complete_images,
+)
 @click.option(
     "--old-base",
     metavar="OLDBASE",
+    shell_complete=complete_images,
     help="The image that it stands on, or the topmost of its layers that are the base's."
     "  [default: by annotations, or by what the store has]",
 )

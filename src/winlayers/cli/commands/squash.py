@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from winlayers.cli.commands.edits import compression_options, tag_option, tell
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
 
 
 @click.command(
@@ -15,7 +15,7 @@ from winlayers.cli.context import Settings, examples, json_option, pass_settings
         "winlayers squash app:1 -t app:1-small --from 3f1c9a5e77d0",
     )
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @tag_option
 @click.option(
     "--from",
