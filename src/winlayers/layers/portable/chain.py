@@ -35,25 +35,27 @@ class ChainViews:
         path = os.path.join(self._store.folder(layer_id), folders.INDEX)
         if not record.committed:
             raise LayerCorruptError("the layer has no content yet", layer=layer_id)
-        try:
-            return Index(path, layer_id)
-        except LayerCorruptError:
-            rebuild_index(self._store.folder(layer_id), layer_id, record.tar_size)
-            return Index(path, layer_id)
+        with self._store.staying(layer_id):
+            try:
+                return Index(path, layer_id)
+            except LayerCorruptError:
+                rebuild_index(self._store.folder(layer_id), layer_id, record.tar_size)
+                return Index(path, layer_id)
 
     def open(self, layer_id: str) -> View:
         """The merged view of the layer and its parents."""
         ids = [layer_id, *self._store.parents(layer_id)]
-        view = self._usable(ids)
-        if view is not None:
-            return view
-        self._store.record(layer_id)
-        with durable.FileLock(os.path.join(self._store.folder(layer_id), folders.VIEW_LOCK)):
+        with self._store.staying(*ids):
+            self._store.record(layer_id)
             view = self._usable(ids)
-            if view is None:
-                self._build(ids)
-                view = View(self._path(layer_id), self._store.home)
-        return view
+            if view is not None:
+                return view
+            with durable.FileLock(os.path.join(self._store.folder(layer_id), folders.VIEW_LOCK)):
+                view = self._usable(ids)
+                if view is None:
+                    self._build(ids)
+                    view = View(self._path(layer_id), self._store.home)
+            return view
 
     def forget(self, layer_id: str) -> None:
         """Remove what was made of the layer's chain; it is made again when needed."""
@@ -145,7 +147,7 @@ class ChainViews:
             return
         if not parents:
             self._refuse_link(index, *outside[0])
-        with self.open(parents[0]) as view:
+        with self._store.staying(*parents), self.open(parents[0]) as view:
             find = self._hidden_targets(parents)
             for path, target in outside:
                 node = view.resolve(target)

@@ -153,22 +153,30 @@ class Mounts:
         if self._store.find(layer_id) is None:
             return
         with self._lock(layer_id):
-            use = self._use(layer_id)
-            if use is None or use.mount is None:
-                return
-            select.by_kind(use.mount.kind).unmount(use.mount)
-            self._write(layer_id, None)
-            # A diff prepares again while the layer is active: the view is to come back where it was.
-            self._targets.setdefault(layer_id, use.mount.target)
+            target = self._unmount(layer_id)
+            if target is not None:
+                # A diff prepares again while the layer is active: the view is to come back where it was.
+                self._targets.setdefault(layer_id, target)
 
     def deactivate(self, layer_id: str) -> None:
         """Mark the layer as no longer in use; one that is still mounted is unmounted first."""
         if self._store.find(layer_id) is None:
             return
-        self.unprepare(layer_id)
-        self._targets.pop(layer_id, None)
-        with self._lock(layer_id), contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(layer_id))
+        # In one go: what another process mounts once the view is down must not be forgotten here.
+        with self._lock(layer_id):
+            self._unmount(layer_id)
+            self._targets.pop(layer_id, None)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(layer_id))
+
+    def _unmount(self, layer_id: str) -> str | None:
+        """Take the view down, if there is one; where it was."""
+        use = self._use(layer_id)
+        if use is None or use.mount is None:
+            return None
+        select.by_kind(use.mount.kind).unmount(use.mount)
+        self._write(layer_id, None)
+        return use.mount.target
 
     # -- questions --
 
@@ -185,26 +193,23 @@ class Mounts:
         return use.mount.target if use is not None and use.mount is not None else self._store.folder(layer_id)
 
     @contextlib.contextmanager
-    def inactive(self, layer_id: str) -> Iterator[None]:
-        """See that the layer is neither active nor mounted while the block runs; a missing one is not.
+    def inactive(self, layer_id: str) -> Iterator[bool]:
+        """See that the layer is neither active nor mounted while the block runs; False: there is none.
 
         What a process that was killed has left mounted is taken down.
 
         Raises:
             LayerInUseError: it is in use.
         """
-        if not os.path.isdir(self._store.folder(layer_id)):
-            yield
-            return
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._lock(layer_id))
-            except LayerNotFoundError:  # removed just now
-                yield
+            except LayerNotFoundError:
+                yield False  # and what comes under that id from now on is another layer
                 return
             self._require_inactive(layer_id)
             self.clear(layer_id)
-            yield
+            yield True
 
     def _require_inactive(self, layer_id: str) -> None:
         use = self._use(layer_id)
@@ -222,7 +227,19 @@ class Mounts:
         if record.mount_kind is None:
             return iter(())
         state = os.path.join(self._store.folder(layer_id), folders.SCRATCH)
-        return select.by_kind(record.mount_kind).changes(view, state)
+        return self._told(layer_id, select.by_kind(record.mount_kind).changes(view, state))
+
+    def _told(self, layer_id: str, entries: Iterator[UpperEntry]) -> Iterator[UpperEntry]:
+        """The entries; what goes away while they are looked for is another's doing, and said to be."""
+        with self._store.staying(layer_id):
+            try:
+                yield from entries
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not os.path.isdir(self._store.folder(layer_id)):
+                    raise
+                raise LayerInUseError(
+                    "the layer was changed while it was read", layer=layer_id, hint="unmount it first"
+                ) from error
 
     def stale(self, layer_id: str) -> MountRecord | MountAttempt | None:
         """A mount that is gone (a crash, a reboot) or was never finished, for ``check`` to clean up."""
@@ -276,9 +293,9 @@ class Mounts:
         try:
             lock.__enter__()
         except StoreError as error:
-            if os.path.isdir(folder):
-                raise
-            raise LayerNotFoundError("no such layer", layer=layer_id) from error
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise LayerNotFoundError("no such layer", layer=layer_id) from error
+            raise
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
-from winlayers.errors import LayerCorruptError
+from winlayers.errors import LayerInUseError
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind
 from winlayers.layers.portable.view import ROOT, Extent, View, ViewInode, ViewNode
 from winlayers.layers.service import ChangeKind, EntryKind, LayerChange, LayerEntry, LayerReader
@@ -322,14 +322,19 @@ def _file_chunks(entry: UpperEntry) -> Iterator[bytes]:
     if entry.open is None:
         return
     left = entry.size
-    with entry.open() as file:
-        while left:
-            chunk = file.read(min(left, _CHUNK))
-            if not chunk:
-                raise LayerCorruptError(
-                    f"the file became {left} bytes shorter while it was read",
-                    path=entry.path,
-                    hint="unmount first",
-                )
-            left -= len(chunk)
-            yield chunk
+    try:
+        with entry.open() as file:
+            while left:
+                chunk = file.read(min(left, _CHUNK))
+                if not chunk:
+                    raise LayerInUseError(
+                        f"the file became {left} bytes shorter while it was read",
+                        path=entry.path,
+                        hint="unmount first",
+                    )
+                left -= len(chunk)
+                yield chunk
+    except FileNotFoundError as error:
+        raise LayerInUseError(
+            "the file went away while it was read", path=entry.path, hint="unmount first"
+        ) from error

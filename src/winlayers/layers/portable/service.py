@@ -11,6 +11,7 @@ from typing import BinaryIO
 from winlayers import durable
 from winlayers.errors import (
     LayerContentError,
+    LayerCorruptError,
     LayerExistsError,
     LayerNotFoundError,
     UnsupportedError,
@@ -128,16 +129,17 @@ class PortableLayerService(LayerService):
         self.store.update_record(layer_id, size=size)
 
     def prepare_removal(self, layer_id: str) -> None:
-        if self.store.find(layer_id) is not None:
-            with self.mounts.inactive(layer_id):
+        with self.mounts.inactive(layer_id) as is_there:
+            if is_there and self.store.find(layer_id) is not None:
                 self.store.forbid_children(layer_id)
 
     def cancel_removal(self, layer_id: str) -> None:
         self.store.allow_children(layer_id)
 
     def destroy(self, layer_id: str) -> None:
-        with self.mounts.inactive(layer_id):
-            self.store.destroy(layer_id)
+        with self.mounts.inactive(layer_id) as is_there:
+            if is_there:
+                self.store.destroy(layer_id)
 
     def _require_new(self, layer_id: str) -> None:
         if self.store.find(layer_id) is not None:
@@ -212,7 +214,10 @@ class PortableLayerService(LayerService):
             return archive_stream(self._scratch_reader(layer_id))
         if not record.committed:
             return archive_stream(None)
-        return TarFile(os.path.join(self.store.folder(layer_id), folders.TAR), record.tar_size, layer_id)
+        with self.store.staying(layer_id):
+            self.store.record(layer_id)
+            path = os.path.join(self.store.folder(layer_id), folders.TAR)
+            return TarFile(path, record.tar_size, layer_id)
 
     def open_reader(self, layer_id: str, chain: Sequence[str]) -> LayerReader:
         record = self.store.record(layer_id)
@@ -222,12 +227,19 @@ class PortableLayerService(LayerService):
         return TarLayerReader(self.store.folder(layer_id), layer_id, index)
 
     def _scratch_reader(self, layer_id: str) -> LayerReader:
-        view = self.views.open(self.store.parents(layer_id)[0])
+        view = self.views.open(self._scratch_parent(layer_id))
         try:
             return ScratchReader(view, self.mounts.changes(layer_id, view))
         except BaseException:
             view.close()
             raise
+
+    def _scratch_parent(self, layer_id: str) -> str:
+        parents = self.store.parents(layer_id)
+        if not parents:
+            self.store.record(layer_id)  # it may have been removed just now
+            raise LayerCorruptError(f"a scratch layer without {folders.CHAIN}", layer=layer_id)
+        return parents[0]
 
     def open_writer(self, layer_id: str, chain: Sequence[str]) -> LayerWriter:
         parents = self._open_for_content(layer_id, chain)
@@ -269,17 +281,17 @@ class PortableLayerService(LayerService):
         record = self.store.record(layer_id)
         parents = self.store.parents(layer_id)
         if record.kind == "scratch":
-            return self._scratch_changes(layer_id, parents[0])
+            return self._scratch_changes(layer_id, self._scratch_parent(layer_id))
         if not record.committed:
             return iter(())
         return self._index_changes(layer_id, parents)
 
     def _scratch_changes(self, layer_id: str, parent: str) -> Iterator[LayerChange]:
-        with self.views.open(parent) as view:
+        with self.store.staying(layer_id, parent), self.views.open(parent) as view:
             yield from layer_changes(ScratchChanges(view, self.mounts.changes(layer_id, view)))
 
     def _index_changes(self, layer_id: str, parents: Sequence[str]) -> Iterator[LayerChange]:
-        with contextlib.ExitStack() as stack:
+        with self.store.staying(layer_id, *parents), contextlib.ExitStack() as stack:
             index = stack.enter_context(self.views.index(layer_id))
             view = stack.enter_context(self.views.open(parents[0])) if parents else None
             yield from index_changes(index, view)

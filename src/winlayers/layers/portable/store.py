@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 
 from winlayers import durable
@@ -217,6 +218,35 @@ class LayerStore:
             record = dataclasses.replace(self.record(layer_id), **changes)  # type: ignore[arg-type]  # tested
             self.write_record(self.folder(layer_id), record)
         return record
+
+    @contextlib.contextmanager
+    def staying(self, *ids: str) -> Iterator[None]:
+        """Say so, where the block fails because another process removed one of the layers meanwhile.
+
+        Nothing holds a layer for those who only read it: removal does not wait for them.
+
+        Raises:
+            LayerNotFoundError: one of the layers was removed.
+        """
+        before = {layer_id: self._identity(layer_id) for layer_id in ids}
+        try:
+            yield
+        except (OSError, sqlite3.Error, StoreError, LayerCorruptError) as error:
+            for layer_id, identity in before.items():
+                if self._identity(layer_id) != identity:
+                    raise LayerNotFoundError(
+                        "the layer was removed by another process", layer=layer_id
+                    ) from error
+            raise
+
+    def _identity(self, layer_id: str) -> tuple[int, int]:
+        """What tells a layer from another that came under its id later."""
+        folder = self.folder(layer_id)
+        try:
+            # An inode's number alone may be used again; the chain is written once, when the layer is made.
+            return os.stat(folder).st_ino, os.stat(os.path.join(folder, CHAIN)).st_mtime_ns
+        except OSError:
+            return 0, 0
 
     # -- chains --
 

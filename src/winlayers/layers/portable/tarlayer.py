@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
 
+from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
-from winlayers.layers.portable.ingest import index_tar, open_extent
+from winlayers.layers.portable.ingest import index_tar
 from winlayers.layers.portable.store import LayerRecord, LayerStore
+from winlayers.layers.portable.view import Source
 from winlayers.layers.service import EntryKind, LayerEntry, LayerReader, LayerWriter
 from winlayers.tar.backuptar import write_layer_entry
 from winlayers.tar.writer import TarWriter
@@ -33,11 +36,19 @@ class TarLayerReader(LayerReader):
 
     def __init__(self, folder: str, layer: str, index: Index | None) -> None:
         """Read the layer in *folder* by *index*, which the reader closes; None: a layer without content."""
-        self._folder = folder
         self._layer = layer
         self._index = index
+        # Open from the beginning: the layer may be removed while it is read.
+        self._files: dict[int, BinaryIO] = {}
+        for source, name in ((Source.TAR, folders.TAR), (Source.SIDE, folders.SIDE)):
+            try:
+                self._files[source] = open(os.path.join(folder, name), "rb", buffering=0)  # noqa: SIM115
+            except FileNotFoundError:  # said to be missing when it is needed
+                continue
 
     def close(self) -> None:
+        for file in self._files.values():
+            file.close()
         if self._index is not None:
             self._index.close()
             self._index = None
@@ -72,9 +83,16 @@ class TarLayerReader(LayerReader):
             )
 
     def _chunks(self, source: int, offset: int, size: int) -> Iterator[bytes]:
-        with open_extent(self._folder, source, offset, size) as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+        while size:
+            if source not in self._files:
+                raise LayerCorruptError("the layer's data is missing", layer=self._layer)
+            self._files[source].seek(offset)
+            chunk = self._files[source].read(min(size, _CHUNK))
+            if not chunk:
+                raise LayerCorruptError("the layer's data is cut short", layer=self._layer)
+            offset += len(chunk)
+            size -= len(chunk)
+            yield chunk
 
 
 def _missing_parents(path: str, made: set[str]) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:

@@ -146,9 +146,12 @@ class View:
             LayerCorruptError: the file is not a view of this version.
         """
         self.path = path
-        self._db = sqlite3.connect(
-            f"file:{_uri(path)}?mode=ro&immutable=1", uri=True, check_same_thread=False
-        )
+        try:
+            self._db = sqlite3.connect(
+                f"file:{_uri(path)}?mode=ro&immutable=1", uri=True, check_same_thread=False
+            )
+        except sqlite3.OperationalError as error:
+            raise LayerCorruptError(f"the view can't be opened: {error}", layer=path) from error
         self._files: dict[tuple[int, Source], BinaryIO] = {}
         self._security: dict[int, bytes] = {}
         try:
