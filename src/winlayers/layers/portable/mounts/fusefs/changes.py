@@ -187,7 +187,7 @@ class _Walk:
     def _entry(self, place: _Place, child: _Child, here: ViewNode | None, below: list[_Place]) -> UpperEntry:
         path = _join(place.path, child.name)
         inode = self.tree.inodes.get(child.id)
-        in_place = here is not None and here.inode == child.id and here.name == child.name
+        in_place = not place.whole and here is not None and here.inode == child.id and here.name == child.name
         origin = None
         if not in_place and (inode is None or not inode.is_new):
             if child.row is not None and place.origin is not None:
