@@ -34,7 +34,7 @@ def diff_report(before: Tree, after: Tree, differences: Sequence[Difference]) ->
         page.section(
             "map",
             "Where it changed",
-            "Every rectangle is a file or directory, as large as its data before or after, whichever is more.",
+            "Every rectangle is a file or directory, as large as its data, before or after.",
             page.treemap(_legend(), _switch()),
         ),
         page.section("layers", "Layers", _layers_lead(before, after), _layers(before, after)),

@@ -61,7 +61,8 @@ def percent(part: float, whole: float) -> str:
 def card(label: str, value: str, note: str = "", *, kind: str = "") -> str:
     """One figure with its meaning."""
     below = f'<p class="note">{note}</p>' if note else ""
-    return f'<div class="card {kind}"><p class="label">{text(label)}</p><p class="value">{value}</p>{below}</div>'
+    named = f'<p class="label">{text(label)}</p><p class="value">{value}</p>'
+    return f'<div class="card {kind}">{named}{below}</div>'
 
 
 def bar(parts: Sequence[tuple[int, str]], whole: int, label: str) -> str:
@@ -74,8 +75,8 @@ def bar(parts: Sequence[tuple[int, str]], whole: int, label: str) -> str:
             rects.append(f'<rect class="{kind}" x="{at:.3f}" width="{max(width, 0.35):.3f}" height="10"/>')
         at += width
     return (
-        f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
-        f"{''.join(rects)}</svg>"
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img"'
+        f' aria-label="{text(label)}">{"".join(rects)}</svg>'
     )
 
 
