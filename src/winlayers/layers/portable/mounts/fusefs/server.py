@@ -24,22 +24,21 @@ import struct
 import threading
 from collections.abc import Callable
 
-from winlayers.errors import FormatError, WinlayersError
+from winlayers.errors import WinlayersError
 from winlayers.layers.portable.mounts.fusefs import protocol
 from winlayers.layers.portable.mounts.fusefs.attributes import Attributes
 from winlayers.layers.portable.mounts.fusefs.lower import BLOCK_SIZE, Owner
 from winlayers.layers.portable.mounts.fusefs.operations import Operations
 from winlayers.layers.portable.mounts.fusefs.protocol import Init, Op
 from winlayers.layers.portable.mounts.fusefs.record import Kind
+from winlayers.layers.portable.mounts.fusefs.replies import FOREVER, dirent, errno_of, sized, statx
 from winlayers.layers.portable.mounts.fusefs.syncing import sync
 from winlayers.layers.portable.mounts.fusefs.tree import Entry, Found, Tree, error
 from winlayers.layers.portable.view import Extent, Source
-from winlayers.win32.filetime import TICKS_PER_SECOND, UNIX_EPOCH
 from winlayers.win32.names import MAX_HOST_BYTES, encode_wtf8, host_safe
 
 MAX_WRITE = 1 << 20
 _BUFFER = MAX_WRITE + (1 << 16)
-_FOREVER = 1 << 31
 _IDLE = 0.1
 _CACHED_EXTENTS = 8192
 _WORKERS = 4
@@ -56,8 +55,8 @@ _WANTED = (
     | Init.HANDLE_KILLPRIV_V2
     | Init.INIT_EXT
 )
-_MISSING = protocol.ENTRY_PREFIX.pack(0, 0, _FOREVER, 0, 0, 0) + bytes(protocol.ATTR.size)
-_ATTR_PREFIX = protocol.ATTR_PREFIX.pack(_FOREVER, 0, 0)
+_MISSING = protocol.ENTRY_PREFIX.pack(0, 0, FOREVER, 0, 0, 0) + bytes(protocol.ATTR.size)
+_ATTR_PREFIX = protocol.ATTR_PREFIX.pack(FOREVER, 0, 0)
 _OPENED = protocol.OPEN_OUT.pack(0, protocol.FOPEN_KEEP_CACHE, 0)
 _NOT_LISTED = bytes(protocol.ENTRY.size)
 _CHANGING = frozenset(
@@ -227,8 +226,8 @@ class Server:
     # -- names and attributes --
 
     def _entry(self, node_id: int, found: Found | None = None) -> bytes:
-        valid = _FOREVER if found is None or found.exact else 0
-        prefix = protocol.ENTRY_PREFIX.pack(node_id, 0, valid, _FOREVER, 0, 0)
+        valid = FOREVER if found is None or found.exact else 0
+        prefix = protocol.ENTRY_PREFIX.pack(node_id, 0, valid, FOREVER, 0, 0)
         return prefix + self._tree.attr(node_id, None if found is None else found.row)
 
     def _lookup(self, parent: int, body: memoryview) -> bytes:
@@ -258,20 +257,9 @@ class Server:
         return _ATTR_PREFIX + self._tree.attr(node_id)
 
     def _statx(self, node_id: int, _: memoryview) -> bytes:
-        fields = protocol.ATTR.unpack(self._tree.attr(node_id))
-        number, size, blocks, a, w, c, an, wn, cn, mode, nlink, uid, gid, _, block, _ = fields
         inode = self._tree.inodes.get(node_id)
-        birth = (
-            inode.creation_time
-            if inode is not None
-            else self._tree.lower.inode(node_id).metadata.creation_time
-        )
-        b, bn = divmod((birth or UNIX_EPOCH) - UNIX_EPOCH, TICKS_PER_SECOND)
-        mask = protocol.STATX_BASIC | protocol.STATX_BTIME
-        return protocol.STATX_PREFIX.pack(_FOREVER, 0, 0) + protocol.STATX.pack(
-            mask, block, 0, nlink, uid, gid, mode, 0, number, size, blocks, 0,
-            a, an, 0, b, bn * 100, 0, c, cn, 0, w, wn, 0, 0, 0, 0, 0,
-        )  # fmt: skip
+        metadata = inode.metadata() if inode is not None else self._tree.lower.inode(node_id).metadata
+        return statx(self._tree.attr(node_id), metadata.creation_time)
 
     def _statfs(self, _: int, __: memoryview) -> bytes:
         total = free = 0
@@ -286,11 +274,11 @@ class Server:
     def _getxattr(self, node_id: int, body: memoryview) -> bytes:
         size, _ = protocol.XATTR_IN.unpack_from(body)
         name = protocol.name_of(body[protocol.XATTR_IN.size :])
-        return _sized(self._attributes.get(node_id, name), size)
+        return sized(self._attributes.get(node_id, name), size)
 
     def _listxattr(self, node_id: int, body: memoryview) -> bytes:
         size, _ = protocol.XATTR_IN.unpack_from(body)
-        return _sized(self._attributes.list(node_id), size)
+        return sized(self._attributes.list(node_id), size)
 
     # -- listings --
 
@@ -305,7 +293,7 @@ class Server:
         pack = protocol.ENTRY_PREFIX.pack
 
         def header(entry: Entry) -> bytes:
-            return pack(entry.id, 0, _FOREVER, _FOREVER, 0, 0) + tree.attr(entry.id, entry.row)
+            return pack(entry.id, 0, FOREVER, FOREVER, 0, 0) + tree.attr(entry.id, entry.row)
 
         return self._list(directory, body, header, _NOT_LISTED)
 
@@ -316,7 +304,7 @@ class Server:
         parts: list[bytes] = []
         for cookie, name in ((1, b"."), (2, b"..")):
             if offset < cookie:
-                parts.append(plain + _dirent(directory, cookie, name, 4))
+                parts.append(plain + dirent(directory, cookie, name, 4))
         left = size - sum(map(len, parts))
         overhead = len(plain) + protocol.DIRENT.size
         for entry in self._tree.after(directory, offset):
@@ -325,7 +313,7 @@ class Server:
                 break
             mode = self._tree.mode(entry.id, entry.row)
             parts.append(header(entry))
-            parts.append(_dirent(entry.id, entry.cookie, entry.shown, mode >> 12))
+            parts.append(dirent(entry.id, entry.cookie, entry.shown, mode >> 12))
         return b"".join(parts)
 
     # -- data --
@@ -477,30 +465,3 @@ class Server:
     def _attributes_changed(self, node_id: int) -> None:
         """Times or the mode may be others now; the kernel does not expect that of these requests."""
         self._notify(protocol.Notify.INVAL_INODE, protocol.INVAL_INODE.pack(node_id, -1, 0))
-
-
-def _sized(value: bytes, size: int) -> bytes:
-    """The answer to a question for a value, or for its size alone."""
-    if not size:
-        return protocol.XATTR_OUT.pack(len(value), 0)
-    if len(value) > size:
-        raise error(errno.ERANGE)
-    return value
-
-
-def _dirent(node_id: int, cookie: int, name: bytes, kind: int) -> bytes:
-    data = protocol.DIRENT.pack(node_id, cookie, len(name), kind) + name
-    return data.ljust(protocol.align8(len(data)), b"\0")
-
-
-def errno_of(failure: BaseException) -> int:
-    """The error number that tells a program about *failure*."""
-    if isinstance(failure, OSError):
-        return failure.errno or errno.EIO
-    if isinstance(failure, FormatError):
-        return errno.EINVAL
-    if isinstance(failure, MemoryError):
-        return errno.ENOMEM
-    if isinstance(failure, sqlite3.OperationalError) and "full" in str(failure):
-        return errno.ENOSPC
-    return errno.EIO
