@@ -51,10 +51,11 @@ def default_root() -> str:
         return root
     if sys.platform == "win32":
         return os.path.join(os.environ.get("LOCALAPPDATA", os.path.expanduser("~")), "winlayers")
-    if os.geteuid() == 0:
-        return "/var/lib/winlayers"
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return os.path.join(data, "winlayers")
+    else:  # noqa: RET505 - mypy must see one branch for each platform
+        if os.geteuid() == 0:
+            return "/var/lib/winlayers"
+        data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+        return os.path.join(data, "winlayers")
 
 
 class Store:

@@ -12,6 +12,7 @@ import posixpath
 import stat
 import sys
 import tempfile
+import threading
 from typing import IO, BinaryIO
 
 from winlayers.errors import ImageError, ImageNotFoundError, TarError
@@ -35,6 +36,7 @@ class Archive:
         """
         self.path = path
         self._file = _seekable(path)
+        self._lock = threading.Lock()
         self._members: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         try:
@@ -97,7 +99,7 @@ class Archive:
             ImageNotFoundError: there is none of that name.
         """
         offset, size = self._require(name)
-        return io.BufferedReader(_Section(self._file.fileno(), offset, size), 1 << 18)
+        return io.BufferedReader(_Section(self._file, self._lock, offset, size), 1 << 18)
 
     def read(self, name: str) -> bytes:
         """A small member's bytes.
@@ -135,8 +137,9 @@ class _Skipping:
 class _Section(io.RawIOBase):
     """A range of a file; positions of its own."""
 
-    def __init__(self, fd: int, offset: int, size: int) -> None:
-        self._fd = fd
+    def __init__(self, file: IO[bytes], lock: threading.Lock, offset: int, size: int) -> None:
+        self._file = file
+        self._lock = lock
         self._offset = offset
         self._size = size
         self._position = 0
