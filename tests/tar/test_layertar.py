@@ -419,6 +419,15 @@ def test_an_empty_print_name_does_not_lose_the_target() -> None:
     assert metadata_from_header(header).reparse == MountPoint.to("C:\\there").to_bytes()
 
 
+def test_a_reparse_buffer_whose_print_name_alone_is_right() -> None:
+    """The reference reads nothing else of it."""
+    reparse = bytearray(SymbolicLink.to("..\\x").to_bytes())
+    reparse[4:6] = b"\0\0"  # the length
+    reparse[10:12] = b"\xff\xff"  # the substitute name's
+    header = header_from_metadata("l", FileMetadata(reparse=bytes(reparse) + b"more"), has_data=False)
+    assert header.linkname == "..\\x"
+
+
 def test_a_lone_surrogate_in_a_target() -> None:
     reparse = SymbolicLink.to("\ud800a").to_bytes()
     header = header_from_metadata("l", FileMetadata(reparse=reparse), has_data=False)
@@ -503,6 +512,50 @@ def test_two_streams_of_one_name_are_refused(once: bool) -> None:
     for pieces in ((STREAM, DATA, again), (STREAM, again, DATA), (DATA, DATA)):
         with pytest.raises(BackupStreamError):
             written(backup_stream(*pieces), once=once)
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_the_name_of_a_stream_ends_at_a_null_character(once: bool) -> None:
+    ended = StreamHeader(StreamId.ALTERNATE_DATA, 1, name=":s:$DATA\0\0")
+    assert written(backup_stream(DATA, (ended, b"x")), once=once)[1] == [("", b"data"), ("s", b"x")]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "s:$DATA", "::$DATA", ":a:b:$DATA", ":a/b:$DATA", ":s:$INDEX_ALLOCATION"]
+)
+@pytest.mark.parametrize("once", [False, True])
+def test_names_that_no_stream_can_have_are_refused(name: str, once: bool) -> None:
+    """The reference makes members of them that are other files', or other streams'."""
+    stream = (StreamHeader(StreamId.ALTERNATE_DATA, 1, name=name), b"x")
+    with pytest.raises(BackupStreamError, match="does not name"):
+        written(backup_stream(DATA, stream), once=once)
+
+
+def test_the_type_of_a_stream_is_not_part_of_its_name_in_any_case() -> None:
+    stream = (StreamHeader(StreamId.ALTERNATE_DATA, 1, name=":s:$data"), b"x")
+    assert written(backup_stream(DATA, stream), once=True)[1] == [("", b"data"), ("s", b"x")]
+
+
+@pytest.mark.parametrize("cut", [OBJECT, STREAM, SECURITY], ids=["ignored", "alternate", "descriptor"])
+def test_a_stream_that_is_cut_off_is_refused(cut: tuple[StreamHeader, bytes]) -> None:
+    """The reference does not notice it in streams that it passes over by seeking."""
+    for once in (False, True):
+        with pytest.raises(BackupStreamError, match="cut off"):
+            written(backup_stream(cut, DATA)[: 20 + 2 * len(cut[0].name) + 3], once=once)
+
+
+def test_an_empty_descriptor_is_none() -> None:
+    entry, _ = written(backup_stream((StreamHeader(StreamId.SECURITY_DATA, 0), b""), DATA), once=True)
+    assert "MSWINDOWS.rawsd" not in entry.header.pax
+
+
+def test_a_link_has_no_size() -> None:
+    reparse = SymbolicLink.to("x").to_bytes()
+    sink = io.BytesIO()
+    stream = backup_stream((StreamHeader(StreamId.REPARSE_DATA, len(reparse)), reparse))
+    write_from_backup_stream(TarWriter(sink), "Files/l", io.BytesIO(stream), FILE, size=4)
+    member = sink.getvalue()[-512:]
+    assert (member[156:157], member[124:136]) == (b"2", b"00000000000\0")
 
 
 @pytest.mark.parametrize("late", [SECURITY, EAS], ids=["descriptor", "extended attributes"])

@@ -57,6 +57,37 @@ class TestBuffers:
         assert not is_canonical(NO_PRINT_NAME)
         assert MountPoint("\\??\\C:\\PowerShell", "").target == "C:\\PowerShell"
 
+    @pytest.mark.parametrize(
+        ("changes", "target"),
+        [
+            ({}, "..\\x"),
+            ({4: 0}, "..\\x"),  # the length
+            ({8: 0xF000}, "..\\x"),  # the substitute name's offset
+            ({10: 3}, "..\\x"),  # its length
+            ({14: 7}, "..\\"),  # the print name's length
+        ],
+    )
+    def test_the_print_name_alone_is_read_where_the_rest_does_not_matter(
+        self, changes: dict[int, int], target: str
+    ) -> None:
+        buffer = bytearray(RELATIVE)
+        for offset, value in changes.items():
+            struct.pack_into("<H", buffer, offset, value)
+        link = parse_reparse(bytes(buffer) + b"more", strict=False)
+        assert isinstance(link, SymbolicLink)
+        assert link.target == target
+        with pytest.raises(ReparseError):
+            parse_reparse(bytes(buffer) + b"more")
+
+    def test_the_print_name_must_be_there_all_the_same(self) -> None:
+        for length in range(len(RELATIVE) - 2):
+            with pytest.raises(ReparseError):
+                parse_reparse(RELATIVE[:length], strict=False)
+        lost = bytearray(NO_PRINT_NAME)
+        struct.pack_into("<H", lost, 8, 0xF000)
+        with pytest.raises(ReparseError, match="neither"):
+            parse_reparse(bytes(lost), strict=False)
+
     def test_names_in_another_order_are_found(self) -> None:
         paths = "shown".encode("utf-16-le") + "real".encode("utf-16-le")
         data = struct.pack("<HHHHI", 10, 8, 0, 10, 1) + paths

@@ -283,7 +283,7 @@ def _set_reparse(header: TarHeader, buffer: bytes, path: str) -> None:
     header.typeflag = SYMLINK
     header.size = 0
     try:
-        point = parse_reparse(buffer)
+        point = parse_reparse(buffer, strict=False)
     except ReparseError as error:
         error.path = path
         raise

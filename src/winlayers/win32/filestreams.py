@@ -122,15 +122,16 @@ class FileContent:
 
 
 def alternate_stream_name(name: str, *, path: str | None = None) -> str:
-    """The bare name in an ALTERNATE_DATA stream's ``:name:$DATA``.
+    """The bare name in an ALTERNATE_DATA stream's ``:name:$DATA``; what follows a null character is padding.
 
     Raises:
         BackupStreamError: it has another form, or another type than ``$DATA``.
     """
+    name = name.partition("\0")[0]
     bare = name[1:]
     if bare[-len(_TYPE_SUFFIX) :].upper() == _TYPE_SUFFIX:
         bare = bare[: -len(_TYPE_SUFFIX)]
-    if not name.startswith(":") or not bare or any(c in bare for c in ":/\\\0"):
+    if not name.startswith(":") or not bare or any(c in bare for c in ":/\\"):
         raise BackupStreamError(f"{name!a} does not name an alternate data stream", path=path)
     return bare
 

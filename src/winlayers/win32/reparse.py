@@ -264,10 +264,15 @@ def reparse_tag(buffer: bytes) -> int:
     return int.from_bytes(buffer[:4], "little")
 
 
-def parse_reparse(buffer: bytes) -> ReparsePoint:
+def parse_reparse(buffer: bytes, *, strict: bool = True) -> ReparsePoint:
     """Read a whole reparse buffer.
 
     ``parse_reparse(b).to_bytes() == b`` for a `RawReparse` always, for links where `is_canonical` says so.
+
+    Args:
+        buffer: from the tag on.
+        strict: everything in it must be right.  Else a link needs no more than its print name, as in go-winio:
+            neither the length in the header nor the substitute name is looked at unless the other is empty.
 
     Raises:
         ReparseError: the buffer does not end where its length says, or a name lies outside of it.
@@ -275,6 +280,8 @@ def parse_reparse(buffer: bytes) -> ReparsePoint:
     tag = reparse_tag(buffer)
     _, length, reserved = _HEADER.unpack_from(buffer)
     start = HEADER_SIZE if tag & _MICROSOFT_TAG else HEADER_SIZE + GUID_SIZE
+    if not strict and tag in (ReparseTag.SYMLINK, ReparseTag.MOUNT_POINT):
+        return _parse_print_name(tag, buffer[start:])
     if len(buffer) != start + length:
         raise ReparseError(
             f"a reparse buffer ({tag_name(tag)}) has {len(buffer)} bytes, but {start + length} by its header"
@@ -294,16 +301,37 @@ def _parse_names(data: bytes, paths_start: int) -> tuple[str, str]:
     offsets = _NAMES.unpack_from(data)
     names: list[str] = []
     for offset, length in (offsets[:2], offsets[2:]):
-        begin = paths_start + offset
-        if begin + length > len(data):
-            raise ReparseError(
-                f"a link's name at {offset}, {length} bytes long, lies outside of its path buffer"
-                f" of {len(data) - paths_start} bytes"
-            )
         if length % 2:
             raise ReparseError(f"a link's name of {length} bytes is not UTF-16")
-        names.append(decode_utf16(data[begin : begin + length]))
+        names.append(_name(data, paths_start, offset, length))
     return names[0], names[1]
+
+
+def _name(data: bytes, paths_start: int, offset: int, length: int) -> str:
+    begin = paths_start + offset
+    if begin + length > len(data):
+        raise ReparseError(
+            f"a link's name at {offset}, {length} bytes long, lies outside of its path buffer"
+            f" of {len(data) - paths_start} bytes"
+        )
+    return decode_utf16(data[begin : begin + (length & ~1)])
+
+
+def _parse_print_name(tag: int, data: bytes) -> SymbolicLink | MountPoint:
+    """A link by its print name, whatever else is wrong with it; by the other name where that is empty."""
+    kind = SymbolicLink if tag == ReparseTag.SYMLINK else MountPoint
+    paths_start = kind.FIXED.size
+    if len(data) < paths_start:
+        raise ReparseError(f"a link's reparse data of {len(data)} bytes is shorter than its fixed part")
+    substitute_at, substitute_length, print_at, print_length = _NAMES.unpack_from(data)
+    printed = _name(data, paths_start, print_at, print_length)
+    try:
+        substitute = _name(data, paths_start, substitute_at, substitute_length)
+    except ReparseError:
+        if not printed:
+            raise ReparseError("a link has neither a print name nor a substitute name") from None
+        substitute = ""
+    return kind(substitute, printed)
 
 
 def is_canonical(buffer: bytes) -> bool:
