@@ -157,7 +157,9 @@ class _Section(io.RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # what BufferedReader passes
         want = min(len(buffer), max(0, self._size - self._position))
-        data = os.pread(self._fd, want, self._offset + self._position)
+        with self._lock:  # not pread, which Windows does not have
+            self._file.seek(self._offset + self._position)
+            data = self._file.read(want)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
