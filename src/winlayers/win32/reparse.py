@@ -271,8 +271,8 @@ def parse_reparse(buffer: bytes, *, strict: bool = True) -> ReparsePoint:
 
     Args:
         buffer: from the tag on.
-        strict: everything in it must be right.  Else a link needs no more than its print name, as in go-winio:
-            neither the length in the header nor the substitute name is looked at unless the other is empty.
+        strict: everything in it must be right.  Else a link needs no more than its print name, as in
+            go-winio: the header's length is not looked at, the substitute name only if the other is empty.
 
     Raises:
         ReparseError: the buffer does not end where its length says, or a name lies outside of it.
