@@ -409,6 +409,7 @@ class _Overlay:
         inode = int(self.next_inode)
         self.next_inode += 1
         self._put_inode(inode, row, layer, security, streams, nlink=0)
+        self._flush()  # the link to be made counts in the row
         return inode
 
     def _add_link(self, path: str, inode: int) -> None:
