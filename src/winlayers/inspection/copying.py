@@ -40,7 +40,8 @@ def copy_out(tree: Tree, source: Entry, destination: str | os.PathLike[str], war
     destination.
 
     Args:
-        destination: an existing folder, into which the entry goes under its name; else its new name.
+        destination: an existing folder, into which the entry goes under its name (of a root: what is in it);
+            else its new name.
         warn: told in one line of each kind of thing that was not copied.
 
     Returns:
@@ -51,7 +52,7 @@ def copy_out(tree: Tree, source: Entry, destination: str | os.PathLike[str], war
         PathNotFoundError: there is a folder where a file would go, or the reverse.
     """
     target = Path(destination)
-    if target.is_dir() and source.name:
+    if target.is_dir() and source.path not in ("", DRIVE):
         target = target / host_safe(source.name)
     copier = _Copier(tree, warn)
     try:

@@ -28,6 +28,7 @@ _CODES = {
     EntryKind.WHITEOUT: EntryCode.WHITEOUT,
     EntryKind.OPAQUE: EntryCode.OPAQUE,
 }
+_ROOTS = ("Files", "Hives")
 
 
 class ScratchView(View):
@@ -66,6 +67,8 @@ class ScratchView(View):
         try:
             end = 0
             for number, (entry, streams) in enumerate(self._reader):
+                if entry.path in _ROOTS:
+                    continue  # a delta layer begins with them, but they are the image's
                 parts = list(streams) if entry.kind is EntryKind.FILE else []
                 places = []
                 for part in parts:
