@@ -167,7 +167,9 @@ class ErofsMounter(Mounter):
                 _unmount(record.target)
             except OSError as error:
                 raise MountError(
-                    f"can't be unmounted: {error.strerror}", path=record.target, hint=_holders(record.target)
+                    f"can't be unmounted: {error.strerror}",
+                    path=record.target,
+                    hint=mountinfo.holders(record.target),
                 ) from error
         state_dir = record.details.get("state_dir")
         if state_dir is not None:
@@ -260,27 +262,6 @@ def _unmount(target: str) -> None:
             if error.errno != errno.EBUSY or attempt == _RETRIES - 1:
                 raise
             time.sleep(_PAUSE)  # indexers and the like hold files for moments only
-
-
-def _holders(target: str) -> str | None:
-    """Who uses the mount, for the message."""
-    found = []
-    prefix = f"{target}/"
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root"]
-        try:
-            links += [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:
-            continue
-        for link in links:
-            try:
-                place = os.readlink(link)
-            except OSError:
-                continue
-            if place == target or place.startswith(prefix):
-                found.append(pid)
-                break
-    return f"used by process {', '.join(found[:5])}" if found else None
 
 
 def _is_initial_user_name_space() -> bool:

@@ -95,3 +95,24 @@ def lives(space: str) -> bool:
         except OSError:  # gone, or another user's
             continue
     return False
+
+
+def holders(target: str) -> str | None:
+    """Which processes use the mount at *target*, in words; None: none that can be seen."""
+    found = []
+    prefix = f"{target}/"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root"]
+        try:
+            links += [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        for link in links:
+            try:
+                place = os.readlink(link)
+            except OSError:
+                continue
+            if place == target or place.startswith(prefix):
+                found.append(pid)
+                break
+    return f"used by process {', '.join(found[:5])}" if found else None

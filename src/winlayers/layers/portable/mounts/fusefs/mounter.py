@@ -79,7 +79,11 @@ class FuseMounter(Mounter):
             try:
                 _unmount(record.target, lazy=not processes.is_alive(pid, start))
             except OSError as failure:
-                raise MountError(f"can't be unmounted: {failure.strerror}", path=record.target) from failure
+                raise MountError(
+                    f"can't be unmounted: {failure.strerror}",
+                    path=record.target,
+                    hint=mountinfo.holders(record.target),
+                ) from failure
         if not processes.wait_for_end(pid, start, _END):
             raise MountError(f"process {pid} still serves files of the mount", path=record.target)
 
