@@ -26,7 +26,7 @@ def findings(program: Program, *arguments: str, code: int) -> list[dict[str, obj
 
 def top_layer(program: Program) -> Path:
     (image,) = program.json("images")
-    return program.root / "layers" / program.json("layers", image["reference"])[-1]["id"]
+    return program.root / "layers" / str(program.json("layers", image["reference"])[-1]["id"])
 
 
 def test_a_good_store(program: Program) -> None:
