@@ -35,7 +35,7 @@ from winlayers.win32.security import sddl_to_bytes
 TAG = "sample"
 OS_VERSION = "10.0.20348.2227"
 _TIME = 133_486_272_001_234_567
-"""2024-01-01 and a fraction that seconds and nanoseconds of a power of two would lose."""
+"""2024-01-02 and a fraction that seconds and nanoseconds of a power of two would lose."""
 _INSTALLER = sddl_to_bytes(
     "O:S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"
     "G:S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"
