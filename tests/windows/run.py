@@ -33,7 +33,6 @@ PACKAGES = (
     "pytest>=8",
     "pytest-timeout>=2.3",
     "colorama",
-    "hypothesis>=6.100,<6.140",
 )
 """Pure Python all of them; the project's own compiled dependencies must not be needed on this path."""
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ntpath
 
 from winlayers.errors import InvalidNameError
+from winlayers.layers import transport
 from winlayers.layers.native import ffi
+from winlayers.layers.rooted import BCD_COPIES
 
 FILES = "Files"
 HIVES = "Hives"
@@ -17,14 +19,11 @@ UTILITY_VM_FILES = "UtilityVM\\Files"
 HIVE_SOURCES = "Files\\Windows\\System32\\config"
 HIVE_NAMES = ("DEFAULT", "SAM", "SECURITY", "SOFTWARE", "SYSTEM")
 SYSTEM_DELTA = "Hives\\System_Delta"
-TOMBSTONES = "tombstones.txt"
-DIRECTORY_SUFFIX = ".$wcidirs$"
+TOMBSTONES = transport.TOMBSTONES
+DIRECTORY_SUFFIX = transport.DIRECTORY_SUFFIX
 
 MUTATED_FILES = {
-    "EFI\\Microsoft\\Boot\\BCD": "bcd.bak",
-    "EFI\\Microsoft\\Boot\\BCD.LOG": "bcd.log.bak",
-    "EFI\\Microsoft\\Boot\\BCD.LOG1": "bcd.log1.bak",
-    "EFI\\Microsoft\\Boot\\BCD.LOG2": "bcd.log2.bak",
+    path.removeprefix("UtilityVM/Files/").replace("/", "\\"): kept for path, kept in BCD_COPIES.items()
 }
 """Files under ``UtilityVM\\Files`` that Windows changes on import, and the names of their kept originals."""
 
