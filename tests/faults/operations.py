@@ -7,10 +7,11 @@ import dataclasses
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from winlayers.errors import LayerExistsError
+from winlayers.errors import LayerExistsError, WinlayersError
 from winlayers.graphdriver.windows import WindowsGraphDriver
 from winlayers.layers.portable.check import Checker, Finding
 from winlayers.layers.portable.mounts import mountinfo, select
@@ -89,6 +90,10 @@ def hidden_below(home: str) -> list[str]:
     ]
 
 
+class UserError(WinlayersError):
+    """What a user met, not the store."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Operation:
     """One operation.
@@ -162,11 +167,9 @@ def _write(service: PortableLayerService) -> None:
 
 
 def _import_folder(service: PortableLayerService) -> None:
-    folder = Path(service.info.home).parent / f"folder-{os.getpid()}"
-    folder.mkdir()
-    service.export_folder("delta", str(folder), [])
-    with contextlib.suppress(LayerExistsError):
-        service.import_folder("again", str(folder), chain(service, "base"))
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(LayerExistsError):
+        service.export_folder("delta", folder, [])
+        service.import_folder("again", folder, chain(service, "base"))
 
 
 def _destroy(service: PortableLayerService) -> None:
@@ -210,8 +213,11 @@ def mounted_use(service: PortableLayerService) -> None:
     service.activate("scratch")
     service.prepare("scratch", parents)
     view = Path(service.mount_path("scratch"))
-    (view / "made.txt").write_bytes(b"made in the view")
-    (view / "keep.txt").unlink(missing_ok=True)
+    try:
+        (view / "made.txt").write_bytes(b"made in the view")
+        (view / "keep.txt").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"the user's own work failed: {error}") from error
     service.unprepare("scratch")
     service.deactivate("scratch")
 

@@ -23,21 +23,21 @@ _OPTIONS = {"ext4": ["-q", "-F"], "xfs": ["-q", "-f"], "btrfs": ["-q", "-f"]}
 
 
 @contextlib.contextmanager
-def mounted(kind: str, folder: Path) -> Iterator[Path]:
-    """A fresh file system of that kind at a folder below *folder*."""
+def mounted(kind: str, folder: Path, *, size: int | None = None) -> Iterator[Path]:
+    """A fresh file system of that kind, of *size* bytes, at a folder below *folder*."""
     require_root()
     known = Path("/proc/filesystems").read_text(encoding="ascii").split()
     target = folder / "mounted"
     target.mkdir()
     if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(target)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size or 256 << 20}", "tmpfs", str(target)]
     else:
         search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         mkfs = shutil.which(f"mkfs.{kind}", path=search)
         require(mkfs is not None, f"mkfs.{kind} is not installed")
         image = folder / f"{kind}.img"
         with open(image, "wb") as file:
-            file.truncate(_SIZES[kind])
+            file.truncate(size or _SIZES[kind])
         subprocess.run([str(mkfs), *_OPTIONS[kind], str(image)], check=True, capture_output=True, timeout=120)
         command = ["mount", "-o", "loop", "-t", kind, str(image), str(target)]
     made = subprocess.run(command, capture_output=True, text=True, timeout=120)

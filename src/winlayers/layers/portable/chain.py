@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from winlayers import durable
 from winlayers.errors import LayerContentError, LayerCorruptError
+from winlayers.layers.portable import disk
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
 from winlayers.layers.portable.ingest import rebuild_index
@@ -103,7 +104,8 @@ class ChainViews:
                 index = self.index(layer_id)
                 indexes.append(index)
                 layers.append((layer_id, index, self._hidden_targets(ids[ids.index(layer_id) + 1 :])))
-            build_view(self._path(ids[0]), below, layers)
+            with disk.writing():
+                build_view(self._path(ids[0]), below, layers)
         finally:
             for index in indexes:
                 index.close()

@@ -160,8 +160,12 @@ class Checker:
                     yield Finding(layer_id, folders.CHAIN, f"the parent {parent} is missing")
                 elif record.kind != "layer":
                     yield Finding(layer_id, folders.CHAIN, f"the parent {parent} is a scratch layer")
-        if parents and self._store.find(parents[0]) is not None:
-            expected = self._store.parents(parents[0])
+        if parents:
+            try:
+                self._store.record(parents[0])
+                expected = self._store.parents(parents[0])
+            except WinlayersError:
+                return  # found with the parent itself
             if parents[1:] != expected:
                 yield Finding(layer_id, folders.CHAIN, f"differs from the chain of its parent {parents[0]}")
 
@@ -207,9 +211,13 @@ class Checker:
             yield self._finding(layer_id, folders.TAR, problem, self._restorer(layer_id, record, path))
             return
         if self._deep:
-            digest = _digest(path, record.tar_size)
-            if digest != record.digest:
+            try:
+                digest = _digest(path, record.tar_size)
                 problem = f"changed: its digest is {digest}, not {record.digest}"
+            except OSError as error:
+                digest = ""
+                problem = f"it can't be read: {error.strerror}"
+            if digest != record.digest:
                 yield self._finding(layer_id, folders.TAR, problem, self._restorer(layer_id, record, path))
                 return
         if size != padded:

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable import disk
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import ExtendedAttribute, FileMetadata
 from winlayers.win32.names import decode_wtf8, encode_wtf8, fold_key
@@ -47,6 +48,7 @@ CREATE TABLE streams(
 """
 
 _BATCH = 2000
+_MOST_DESCRIPTORS = 16 << 20
 
 
 class EntryCode(enum.IntEnum):
@@ -156,6 +158,7 @@ class IndexSummary:
 class IndexWriter:
     """Writes an index; it is whole only after :meth:`finish`."""
 
+    @disk.writing()
     def __init__(self, path: str) -> None:
         """Make the file *path*, which must not exist."""
         self._db = sqlite3.connect(path, isolation_level=None)
@@ -165,6 +168,8 @@ class IndexWriter:
         for statement in _SCHEMA.split(";"):
             self._db.execute(statement)
         self._descriptors: dict[bytes, int] = {}
+        self._known_size = 0
+        self._last_descriptor = 0
         self._entries: list[tuple[object, ...]] = []
         self._streams: list[tuple[object, ...]] = []
         self._seq = 0
@@ -226,23 +231,33 @@ class IndexWriter:
 
     def add_stream(self, name: str, *, source: int, offset: int, size: int) -> None:
         """Add an alternate stream to the entry that was added last."""
+        if len(self._streams) >= _BATCH:
+            self._flush()
         self._streams.append((self._seq, encode_wtf8(name), source, offset, size))
         self.data_size += size
 
     def _descriptor(self, data: bytes) -> int:
         number = self._descriptors.get(data)
         if number is None:
-            number = len(self._descriptors) + 1
+            self._known_size += len(data)
+            if self._known_size > _MOST_DESCRIPTORS:
+                # A layer has some hundreds; one that has another for each file is not kept in memory.
+                self._descriptors.clear()
+                self._known_size = len(data)
+            self._last_descriptor = number = self._last_descriptor + 1
             self._descriptors[data] = number
-            self._db.execute("INSERT INTO security VALUES (?, ?)", (number, data))
+            with disk.writing():
+                self._db.execute("INSERT INTO security VALUES (?, ?)", (number, data))
         return number
 
+    @disk.writing()
     def _flush(self) -> None:
         self._db.executemany(f"INSERT INTO entries VALUES ({','.join('?' * 16)})", self._entries)
         self._db.executemany("INSERT INTO streams VALUES (?, ?, ?, ?, ?)", self._streams)
         self._entries.clear()
         self._streams.clear()
 
+    @disk.writing()
     def finish(self, digest: str, tar_size: int) -> IndexSummary:
         """Write what is left and close the file.  The caller makes it durable."""
         self._flush()
@@ -326,7 +341,14 @@ class Index:
 
     def descriptors(self) -> Iterator[tuple[int, bytes]]:
         """The security descriptors with their numbers."""
-        return iter(self._db.execute("SELECT id, data FROM security").fetchall())
+        return iter(self._db.execute("SELECT id, data FROM security"))
+
+    def descriptor(self, number: int) -> bytes:
+        """The security descriptor of that number."""
+        row = self._db.execute("SELECT data FROM security WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise LayerCorruptError(f"the index has no descriptor {number}", layer=self.layer, hint=_HINT)
+        return bytes(row[0])
 
     def streams_by_entry(self) -> dict[int, list[StreamRow]]:
         """The alternate streams of all entries that have some."""

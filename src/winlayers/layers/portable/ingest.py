@@ -15,7 +15,14 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from winlayers import durable
-from winlayers.errors import FormatError, LayerContentError, LayerCorruptError, WinlayersError
+from winlayers.errors import (
+    FormatError,
+    LayerContentError,
+    LayerCorruptError,
+    StoreError,
+    WinlayersError,
+)
+from winlayers.layers.portable import disk
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.index import EntryCode, IndexSummary, IndexWriter
 from winlayers.layers.portable.store import BLOCK, LayerRecord
@@ -49,7 +56,9 @@ def ingest_tar(folder: str, source: BinaryIO | TarStream, layer: str) -> LayerRe
         TarError, LayerContentError, InvalidNameError: the tar is not a layer.
     """
     path = os.path.join(folder, folders.TAR)
-    with open(path, "xb", buffering=0) as file:
+    with disk.writing():
+        stored = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by the next block
+    with stored as file:
         tee = _Tee(source, _Storer(file))
         try:
             indexer = _Indexer(folder, layer)
@@ -65,14 +74,15 @@ def ingest_tar(folder: str, source: BinaryIO | TarStream, layer: str) -> LayerRe
         finally:
             tee.abandon()
         # The last block must be whole for a mount that maps it; the record has the true length.
-        file.truncate(-(-size // BLOCK) * BLOCK)
+        with disk.writing():
+            file.truncate(-(-size // BLOCK) * BLOCK)
     return _record(summary, indexer.side_size)
 
 
 def index_tar(folder: str, layer: str, target: str, tar_size: int | None = None) -> LayerRecord:
     """Index the tar that lies in *folder*, of which *tar_size* bytes count; the index goes to *target*."""
     path = os.path.join(folder, folders.TAR)
-    with open(path, "rb") as file:
+    with disk.reading(), open(path, "rb") as file:
         source = _Hashing(file, os.fstat(file.fileno()).st_size if tar_size is None else tar_size)
         return index_stream(source, layer, target, lambda: f"sha256:{source.hash.hexdigest()}")
 
@@ -117,7 +127,7 @@ def rebuild_index(folder: str, layer: str, tar_size: int) -> LayerRecord:
                 durable.fsync_file(path)
                 os.replace(path, os.path.join(folder, name))
         durable.fsync_dir(folder)
-    except (OSError, FormatError, LayerContentError) as error:
+    except (OSError, FormatError, LayerContentError, StoreError) as error:
         raise LayerCorruptError(f"the index can't be made again: {error}", layer=layer) from error
     finally:
         durable.remove_tree(hidden)
@@ -155,16 +165,18 @@ class _Storer:
         self._thread.start()
 
     def put(self, data: bytes) -> None:
-        if self._error is not None:
-            raise self._error
+        self._raise()
         self._queue.put(data)
 
     def finish(self) -> str:
         """Wait for all to be written; return the digest."""
         self.stop()
-        if self._error is not None:
-            raise self._error
+        self._raise()
         return f"sha256:{self._hash.hexdigest()}"
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise disk.disk_error(self._error, "written") from self._error
 
     def stop(self) -> None:
         """End the thread; harmless when called twice."""
@@ -302,12 +314,14 @@ class _Indexer:
             return Where.NONE, 0, 0
         if header.sparse is None:
             return Where.TAR, header.data_offset, header.size
-        if self._side is None:
-            self._side = open(self._side_path, "xb")  # noqa: SIM115 - closed by finish or close
+        with disk.writing():
+            if self._side is None:
+                self._side = open(self._side_path, "xb")  # noqa: SIM115 - closed by finish or close
         offset = -(-self.side_size // _SIDE_ALIGNMENT) * _SIDE_ALIGNMENT
         for position, chunk in reader.runs(_CHUNK):
-            self._side.seek(offset + position)  # holes stay holes
-            self._side.write(chunk)
+            with disk.writing():
+                self._side.seek(offset + position)  # holes stay holes
+                self._side.write(chunk)
         self.side_size = offset + header.size
         try:
             self._side.truncate(-(-self.side_size // _SIDE_ALIGNMENT) * _SIDE_ALIGNMENT)
@@ -320,12 +334,16 @@ class _Indexer:
 
     def finish(self, digest: str, size: int) -> IndexSummary:
         if self._side is not None:
-            self._side.close()
+            with disk.writing():
+                self._side.close()
         return self._index.finish(digest, size)
 
     def close(self) -> None:
         if self._side is not None:
-            self._side.close()
+            try:
+                self._side.close()
+            except OSError:
+                pass  # what it could not write any more is of an import that failed already
         self._index.close()
 
 

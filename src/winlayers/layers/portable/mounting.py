@@ -19,6 +19,7 @@ from winlayers.errors import (
     StoreError,
     WinlayersError,
 )
+from winlayers.layers.portable import disk
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
 from winlayers.layers.portable.mounts import mountinfo, select
@@ -93,7 +94,7 @@ class Mounts:
             LayerNotMountedError: the layer is not active.
             LayerInUseError: it is mounted already.
         """
-        with self._lock(layer_id):
+        with self._lock(layer_id), disk.writing():
             record = self._store.record(layer_id)
             use = self._use(layer_id)
             if use is None:
@@ -106,7 +107,11 @@ class Mounts:
             mounter, _ = self._mounter(record)
             with self._target(layer_id) as target:
                 mount = self._mount(layer_id, record, mounter, top, target)
-            self._write(layer_id, mount)
+                try:
+                    self._write(layer_id, mount)
+                except BaseException:
+                    mounter.unmount(mount)  # nobody could find it later
+                    raise
 
     @contextlib.contextmanager
     def _target(self, layer_id: str) -> Iterator[str]:
@@ -142,10 +147,11 @@ class Mounts:
             try:
                 return mounter.mount(MountRequest(view, self._store.folder(top), target, state, record.size))
             except BaseException:
-                self._write(layer_id, None)
-                if state is not None and record.mount_kind is None and not os.listdir(state):
-                    # Nothing is kept as that kind keeps it, so the next attempt may be of another.
-                    self._store.update_record(layer_id, mount_kind=None)
+                with contextlib.suppress(StoreError):  # on a full disk; the first error counts
+                    self._write(layer_id, None)
+                    if state is not None and record.mount_kind is None and not os.listdir(state):
+                        # Nothing is kept as that kind keeps it, so the next attempt may be of another.
+                        self._store.update_record(layer_id, mount_kind=None)
                 raise
 
     def unprepare(self, layer_id: str) -> None:
@@ -311,7 +317,8 @@ class Mounts:
             "owner": durable.owner(),
             "boot_id": mountinfo.boot_id(),
         }
-        durable.write_json(self._path(layer_id), value)
+        with disk.writing():
+            durable.write_json(self._path(layer_id), value)
 
     def _read(self, layer_id: str) -> Use | None:
         try:

@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from winlayers.errors import LayerInUseError
+from winlayers.layers.portable import disk
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind
 from winlayers.layers.portable.view import ROOT, Extent, View, ViewInode, ViewNode
 from winlayers.layers.service import ChangeKind, EntryKind, LayerChange, LayerEntry, LayerReader
@@ -266,6 +267,10 @@ class ScratchReader(LayerReader):
         self._view.close()
 
     def __iter__(self) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
+        with disk.reading():
+            yield from self._entries()
+
+    def _entries(self) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
         for root in (DRIVE, "Hives"):
             yield self._root(root), ()
         for change in self._changes:
@@ -338,3 +343,5 @@ def _file_chunks(entry: UpperEntry) -> Iterator[bytes]:
         raise LayerInUseError(
             "the file went away while it was read", path=entry.path, hint="unmount first"
         ) from error
+    except OSError as error:
+        raise disk.disk_error(error, "read") from error

@@ -17,7 +17,7 @@ from winlayers.errors import (
     UnsupportedError,
 )
 from winlayers.layers.archive import archive_stream
-from winlayers.layers.portable import ingest, mounting, plain
+from winlayers.layers.portable import disk, ingest, mounting, plain
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
 from winlayers.layers.portable.changes import index_changes
@@ -117,7 +117,8 @@ class PortableLayerService(LayerService):
         self._require_new(layer_id)
         parents = self.store.ids_of(chain)
         with self.store.hidden() as hidden:
-            os.mkdir(os.path.join(hidden, folders.SCRATCH), 0o755)
+            with disk.writing():
+                os.mkdir(os.path.join(hidden, folders.SCRATCH), 0o755)
             self.store.publish(layer_id, hidden, LayerRecord("scratch"), parents)
 
     def expand_scratch(self, layer_id: str, size: int) -> None:
@@ -201,9 +202,10 @@ class PortableLayerService(LayerService):
         return parents
 
     def _publish(self, layer_id: str, hidden: str, record: LayerRecord, parents: Sequence[str]) -> None:
-        with Index(os.path.join(hidden, folders.INDEX), layer_id) as index:
+        with disk.reading(), Index(os.path.join(hidden, folders.INDEX), layer_id) as index:
             self.views.check_content(index, parents)
-        durable.fsync_tree(hidden)
+        with disk.writing():
+            durable.fsync_tree(hidden)
         self.store.publish(layer_id, hidden, record, parents)
 
     def export_tar(self, layer_id: str, chain: Sequence[str]) -> TarStream:
@@ -229,7 +231,8 @@ class PortableLayerService(LayerService):
     def _scratch_reader(self, layer_id: str) -> LayerReader:
         view = self.views.open(self._scratch_parent(layer_id))
         try:
-            return ScratchReader(view, self.mounts.changes(layer_id, view))
+            with disk.reading():
+                return ScratchReader(view, self.mounts.changes(layer_id, view))
         except BaseException:
             view.close()
             raise

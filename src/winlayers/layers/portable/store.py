@@ -33,7 +33,9 @@ from winlayers.errors import (
     LayerInUseError,
     LayerNotFoundError,
     StoreError,
+    WinlayersError,
 )
+from winlayers.layers.portable import disk
 from winlayers.layers.service import REMOVING
 
 RECORD = "layer.json"
@@ -113,7 +115,7 @@ class LayerStore:
 
         A removal that did not get as far as the rename is taken back, and so is half of a replacement.
         """
-        with self.lock():
+        with self.lock(), disk.writing():
             self._restore_replaced()
             swept = durable.sweep(self.home)
             for name in os.listdir(self.home):
@@ -214,7 +216,7 @@ class LayerStore:
 
     def update_record(self, layer_id: str, **changes: object) -> LayerRecord:
         """Change fields of the record, durably."""
-        with self.lock():
+        with self.lock(), disk.writing():
             record = dataclasses.replace(self.record(layer_id), **changes)  # type: ignore[arg-type]  # tested
             self.write_record(self.folder(layer_id), record)
         return record
@@ -237,7 +239,9 @@ class LayerStore:
                     raise LayerNotFoundError(
                         "the layer was removed by another process", layer=layer_id
                     ) from error
-            raise
+            if isinstance(error, WinlayersError):
+                raise
+            raise disk.disk_error(error, "read") from error
 
     def _identity(self, layer_id: str) -> tuple[int, int]:
         """What tells a layer from another that came under its id later."""
@@ -297,7 +301,9 @@ class LayerStore:
     def hidden(self) -> Iterator[str]:
         """A hidden folder for a layer in the making; what is left of it when the block ends is removed."""
         self.ensure()
-        with durable.hidden_folder(self.home) as path:
+        with contextlib.ExitStack() as stack:
+            with disk.writing():
+                path = stack.enter_context(durable.hidden_folder(self.home))
             yield path
 
     def publish(self, layer_id: str, hidden: str, record: LayerRecord, parents: Sequence[str]) -> bool:
@@ -313,7 +319,7 @@ class LayerStore:
             LayerNotFoundError: a parent has been removed meanwhile.
         """
         folder = self.folder(layer_id)
-        with self.lock():
+        with self.lock(), disk.writing():
             for parent in parents:
                 self.require_parent(parent)
             old = self.find(layer_id)
@@ -354,7 +360,7 @@ class LayerStore:
         Raises:
             LayerInUseError: it has.
         """
-        with self.lock():
+        with self.lock(), disk.writing():
             self._refuse_children(layer_id)
             marker = os.path.join(self.folder(layer_id), _REMOVING)
             durable.write_bytes(marker, durable.owner().encode("ascii"))
@@ -379,13 +385,14 @@ class LayerStore:
             LayerInUseError: other layers stand on it.
         """
         folder = self.folder(layer_id)
-        with self.lock():
-            if not os.path.lexists(folder):
-                return
-            self._refuse_children(layer_id)
-            aside = durable.temporary_name(self.home, f"-{_REMOVING}")
-            durable.rename_dir(folder, aside)
-        durable.remove_tree(aside)
+        with disk.writing():
+            with self.lock():
+                if not os.path.lexists(folder):
+                    return
+                self._refuse_children(layer_id)
+                aside = durable.temporary_name(self.home, f"-{_REMOVING}")
+                durable.rename_dir(folder, aside)
+            durable.remove_any(aside)
 
 
 def _keep_small_files(old: str, new: str) -> None:

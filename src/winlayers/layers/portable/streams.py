@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable import disk
 
 _CHUNK = 1 << 20
 
@@ -28,7 +29,8 @@ class TarFile:
         want = self._left if n < 0 else min(n, self._left)
         parts = []
         while want:
-            data = self._file.read(min(want, _CHUNK) if n < 0 else want)
+            with disk.reading():
+                data = self._file.read(min(want, _CHUNK) if n < 0 else want)
             if not data:
                 raise LayerCorruptError(f"the tar is cut short by {self._left} bytes", layer=self._layer)
             parts.append(data)

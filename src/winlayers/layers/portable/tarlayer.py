@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable import disk
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
 from winlayers.layers.portable.ingest import index_tar
@@ -56,17 +58,21 @@ class TarLayerReader(LayerReader):
     def __iter__(self) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
         if self._index is None:
             return
-        descriptors = dict(self._index.descriptors())
-        streams = self._index.streams_by_entry()
+        with disk.reading():
+            yield from self._entries(self._index)
+
+    def _entries(self, index: Index) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
+        descriptor = functools.lru_cache(maxsize=1024)(index.descriptor)
+        streams = index.streams_by_entry()
         made: set[str] = {""}
-        for row in self._index.entries():
+        for row in index.entries():
             if not row.path:
                 continue
             yield from _missing_parents(row.path, made)
             kind = _KINDS[EntryCode(row.code)]
             metadata = None
             if kind in (EntryKind.FILE, EntryKind.DIRECTORY):
-                metadata = row.metadata(None if row.security is None else descriptors[row.security])
+                metadata = row.metadata(None if row.security is None else descriptor(row.security))
             if kind is EntryKind.DIRECTORY:
                 made.add(row.path)
             entry = LayerEntry(row.path, kind, metadata, row.size, row.link)
@@ -86,8 +92,9 @@ class TarLayerReader(LayerReader):
         while size:
             if source not in self._files:
                 raise LayerCorruptError("the layer's data is missing", layer=self._layer)
-            self._files[source].seek(offset)
-            chunk = self._files[source].read(min(size, _CHUNK))
+            with disk.reading():
+                self._files[source].seek(offset)
+                chunk = self._files[source].read(min(size, _CHUNK))
             if not chunk:
                 raise LayerCorruptError("the layer's data is cut short", layer=self._layer)
             offset += len(chunk)
@@ -97,12 +104,35 @@ class TarLayerReader(LayerReader):
 
 def _missing_parents(path: str, made: set[str]) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
     """Entries for the parents of *path* that the tar does not describe, so that parents come first."""
+    missing = []
     parent = path.rpartition("/")[0]
-    if parent in made:
-        return
-    yield from _missing_parents(parent, made)
-    made.add(parent)
-    yield LayerEntry(parent, EntryKind.DIRECTORY, FileMetadata(FileAttributes.DIRECTORY)), ()
+    while parent not in made:
+        missing.append(parent)
+        parent = parent.rpartition("/")[0]
+    for parent in reversed(missing):
+        made.add(parent)
+        yield LayerEntry(parent, EntryKind.DIRECTORY, FileMetadata(FileAttributes.DIRECTORY)), ()
+
+
+class _Sink:
+    """The new tar's file."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "xb", buffering=_CHUNK)  # noqa: SIM115 - closed by close or abandon
+
+    @disk.writing()
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        return self._file.write(data)
+
+    @disk.writing()
+    def close(self) -> None:
+        self._file.close()
+
+    def abandon(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # what it could not write any more is not wanted any more
 
 
 class TarLayerWriter(LayerWriter):
@@ -115,8 +145,10 @@ class TarLayerWriter(LayerWriter):
         self._stack = contextlib.ExitStack()
         self._hidden = self._stack.enter_context(store.hidden())
         path = os.path.join(self._hidden, folders.TAR)
-        self._file = self._stack.enter_context(open(path, "xb"))  # noqa: SIM115 - the stack closes it
-        self._writer = TarWriter(self._file)
+        with disk.writing():
+            self._sink = _Sink(path)
+        self._stack.callback(self._sink.abandon)
+        self._writer = TarWriter(self._sink)
         self._links: list[tuple[str, str]] = []
         self._open = True
 
@@ -147,7 +179,7 @@ class TarLayerWriter(LayerWriter):
             for path, target in self._links:
                 self._write(LayerEntry(path, EntryKind.LINK, link_target=target))
             self._writer.close()
-            self._file.close()
+            self._sink.close()
             record = index_tar(self._hidden, self._layer, self._hidden)
             self._publish(self._hidden, record)
         return record.data_size

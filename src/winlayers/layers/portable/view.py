@@ -28,9 +28,10 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable import disk
 from winlayers.layers.portable.index import unpack_eas
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import FileMetadata
@@ -189,10 +190,10 @@ class View:
 
     def lookup(self, parent: int, name: str) -> ViewNode | None:
         """The node that NTFS would find for *name* in the directory node *parent*."""
-        row = self._db.execute(
+        row = self._one(
             f"SELECT {_NODE} FROM nodes n JOIN inodes i ON i.id = n.inode WHERE n.parent = ? AND n.key = ?",
             (parent, fold_key(name)),
-        ).fetchone()
+        )
         return None if row is None else _node(row)
 
     def resolve(self, path: str, start: int = ROOT) -> ViewNode | None:
@@ -205,9 +206,9 @@ class View:
 
     def node(self, node_id: int) -> ViewNode | None:
         """The node of that id."""
-        row = self._db.execute(
+        row = self._one(
             f"SELECT {_NODE} FROM nodes n JOIN inodes i ON i.id = n.inode WHERE n.id = ?", (node_id,)
-        ).fetchone()
+        )
         return None if row is None else _node(row)
 
     @property
@@ -226,7 +227,7 @@ class View:
 
     def children(self, node_id: int) -> Iterator[ViewNode]:
         """The directory's nodes in NTFS order (by folded name)."""
-        for row in self._db.execute(
+        for row in self._rows(
             f"SELECT {_NODE} FROM nodes n JOIN inodes i ON i.id = n.inode WHERE n.parent = ? ORDER BY n.key",
             (node_id,),
         ):
@@ -234,7 +235,7 @@ class View:
 
     def entries(self, node_id: int) -> Iterator[tuple[ViewNode, ViewInode]]:
         """The directory's nodes with their inodes: one query for what a listing needs."""
-        rows = self._db.execute(
+        rows = self._rows(
             f"SELECT {_NODE}, {_INODE} FROM nodes n JOIN inodes i ON i.id = n.inode"
             " WHERE n.parent = ? ORDER BY n.key",
             (node_id,),
@@ -260,8 +261,8 @@ class View:
 
     def count(self) -> int:
         """The number of nodes, the root not counted."""
-        (count,) = self._db.execute("SELECT count(*) - 1 FROM nodes").fetchone()
-        return int(count)
+        row = self._one("SELECT count(*) - 1 FROM nodes", ())
+        return int(row[0])
 
     # -- files --
 
@@ -271,14 +272,14 @@ class View:
         Raises:
             LayerCorruptError: the view has none.
         """
-        row = self._db.execute(f"SELECT {_INODE} FROM inodes i WHERE i.id = ?", (inode_id,)).fetchone()
+        row = self._one(f"SELECT {_INODE} FROM inodes i WHERE i.id = ?", (inode_id,))
         if row is None:
             raise LayerCorruptError(f"inode {inode_id} is missing from the view", layer=self.path)
         return self._inode(row)
 
     def links(self, inode_id: int) -> list[ViewNode]:
         """All the nodes that name the inode."""
-        rows = self._db.execute(
+        rows = self._rows(
             f"SELECT {_NODE} FROM nodes n JOIN inodes i ON i.id = n.inode WHERE n.inode = ? ORDER BY n.id",
             (inode_id,),
         )
@@ -309,7 +310,11 @@ class View:
         want = left if size < 0 else min(size, left)
         if want == 0:
             return b""
-        data = os.pread(self.open_source(extent.layer, extent.source).fileno(), want, extent.offset + offset)
+        file = self.open_source(extent.layer, extent.source)
+        try:
+            data = os.pread(file.fileno(), want, extent.offset + offset)
+        except OSError as error:
+            raise disk.disk_error(error, "read") from error
         if len(data) != want:
             raise LayerCorruptError("the layer's data is cut short", layer=self.layers[extent.layer].name)
         return data
@@ -320,6 +325,19 @@ class View:
             yield self.read(extent, offset, _CHUNK)
 
     # -- rows --
+
+    def _one(self, query: str, values: tuple[object, ...]) -> Any:
+        """The first row of the query's answer, or None."""
+        try:
+            return self._db.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise disk.disk_error(error, "read") from error
+
+    def _rows(self, query: str, values: tuple[object, ...]) -> Iterator[Any]:
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise disk.disk_error(error, "read") from error
 
     def _inode(self, row: tuple[object, ...]) -> ViewInode:
         (number, kind, layer, attributes, btime, atime, mtime, ctime, security, reparse, eas) = row[:11]
@@ -339,7 +357,7 @@ class View:
         return ViewInode(number, kind == 1, layer, metadata, extent, nlink, streams)  # type: ignore[arg-type]
 
     def _streams(self, inode_id: int) -> Iterable[ViewStream]:
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT name, layer, source, offset, size FROM streams WHERE inode = ? ORDER BY rowid",
             (inode_id,),
         )
@@ -351,7 +369,7 @@ class View:
             return None
         data = self._security.get(security)
         if data is None:
-            row = self._db.execute("SELECT data FROM security WHERE id = ?", (security,)).fetchone()
+            row = self._one("SELECT data FROM security WHERE id = ?", (security,))
             if row is None:
                 raise LayerCorruptError(f"descriptor {security} is missing from the view", layer=self.path)
             data = bytes(row[0])
