@@ -443,6 +443,11 @@ class Store:
         return self.containers.remove(name, force=force)
 
 
+def is_store(root: str | os.PathLike[str]) -> bool:
+    """Whether there is a store in *root* (of whatever version)."""
+    return os.path.isfile(os.path.join(root, _SETTINGS))
+
+
 def _prepare(root: Path, driver: str) -> str:
     """Make or check the store's folder; return the graph driver's name."""
     settings_path = root / _SETTINGS

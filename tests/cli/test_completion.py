@@ -60,6 +60,68 @@ def test_bash_completes_commands_options_and_names(root: Path) -> None:
     assert bash(root, "winlayers", "completion", "f") == ["fish"]
 
 
+def test_bash_completes_behind_colons(root: Path) -> None:
+    """Readline has split the word there, and keeps what is before."""
+    assert bash(root, "winlayers", "layers", "team/app:") == ["1"]
+    assert bash(root, "winlayers", "--root", str(root), "layers", "team/app:") == ["1"]
+
+
+def test_bash_completes_layers_and_what_can_be_looked_into(root: Path) -> None:
+    layers = sorted(identifier[:12] for identifier in open_store(root).images.layer_ids())
+    assert bash(root, "winlayers", "layer", "export", layers[0][:2]) == [layers[0]]
+    assert bash(root, "winlayers", "ls", "") == ["team/app:1", "web"]
+    assert bash(root, "winlayers", "squash", "team/app:1", "--from", layers[1][:2]) == [layers[1]]
+
+
+def test_fish(root: Path) -> None:
+    script = (
+        "winlayers completion fish | source; complete -C 'winlayers layers te'; complete -C 'winlayers um'"
+    )
+    command = [require_tool("fish"), "--no-config", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(root))
+    assert done.stdout.splitlines() == ["team/app:1", "umount\tUnmount containers."]
+
+
+def test_zsh(root: Path) -> None:
+    """The function as zsh calls it, with stand-ins for the two builtins that work inside completion alone."""
+    script = """
+        compdef() { }
+        compadd() { print -l -- ${(P)@[-1]} }
+        _describe() { print -l -- ${(P)@[-2]} }
+        source <(winlayers completion zsh)
+        words=(winlayers layers te) CURRENT=3; _winlayers_completion
+        words=(winlayers um) CURRENT=2; _winlayers_completion
+    """
+    command = [require_tool("zsh"), "-f", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(root))
+    assert done.stdout.splitlines() == ["team/app:1", "umount:Unmount containers."]
+
+
+def test_no_store_and_a_damaged_one_have_no_proposals(root: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert bash(root, "winlayers", "--root", str(missing), "layers", "") == []
+    assert not missing.exists()
+    (root / "images" / "index.json").write_text("{")
+    assert bash(root, "winlayers", "layers", "") == []
+
+
+def test_names_are_completed_without_reading_images_and_commands_without_importing_any(root: Path) -> None:
+    for line, slow in (
+        ("winlayers layers ", "('sqlite3', 'winlayers.layers', 'winlayers.graphdriver', 'winlayers.tar')"),
+        ("winlayers ", "('winlayers.store', 'winlayers.images', 'winlayers.cli.commands')"),
+    ):
+        code = (
+            "import sys, winlayers.cli.main as m\ntry:\n    m.run([])\nexcept SystemExit:\n    pass\n"
+            f"print([m for m in sys.modules if m.startswith({slow})])"
+        )
+        asked = environment(root, _WINLAYERS_COMPLETE="bash_complete", COMP_LINE=line)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=asked
+        )
+        assert done.stdout.splitlines()[-1] == "[]"
+        assert len(done.stdout.splitlines()) > 1
+
+
 def test_powershell_asks_for_lines(root: Path) -> None:
     """What the script that is printed does, done by hand."""
     words = "\n".join(["winlayers", "umount", "w"])
@@ -67,6 +129,13 @@ def test_powershell_asks_for_lines(root: Path) -> None:
     program = str(root.parent / "bin" / "winlayers")
     done = subprocess.run(program, capture_output=True, text=True, check=True, env=asked)
     assert done.stdout.splitlines() == ["web"]
+
+
+def test_powershell_completes_files_itself(root: Path) -> None:
+    words = "\n".join(["winlayers", "append", '"team/app:1"', "x"])
+    asked = environment(root, _WINLAYERS_COMPLETE="powershell_complete", COMP_WORDS=words, COMP_CWORD="x")
+    program = str(root.parent / "bin" / "winlayers")
+    assert subprocess.run(program, capture_output=True, text=True, check=True, env=asked).stdout.strip() == ""
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -55,30 +55,36 @@ def complete_images(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The references in the store that begin with what was typed."""
-    from winlayers.images.reference import familiar
+    from winlayers.cli.completion import images, proposals
 
-    names = [familiar(text) for image in _store(context).images.images() for text in image.references]
-    return _beginning(names, incomplete)
+    return proposals(context, incomplete, images)
 
 
 def complete_containers(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The containers' names that begin with what was typed."""
-    return _beginning([c.name for c in _store(context).containers.containers()], incomplete)
+    from winlayers.cli.completion import containers, proposals
+
+    return proposals(context, incomplete, containers)
 
 
-def _beginning(names: list[str], incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
+def complete_layers(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The ids of layers, and containers' names, that begin with what was typed."""
+    from winlayers.cli.completion import containers, layers, proposals
 
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return proposals(context, incomplete, layers, containers)
 
 
-def _store(context: click.Context) -> Store:
-    """The store that the command line names; while it is completed, no command has run to open it."""
-    from winlayers.store import open_store
+def complete_trees(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """What can be looked into: references and containers' names that begin with what was typed."""
+    from winlayers.cli.completion import containers, images, proposals
 
-    return open_store(context.find_root().params.get("root"))
+    return proposals(context, incomplete, images, containers)
 
 
 def examples(*lines: str) -> str:

@@ -383,6 +383,10 @@ class ImageStore:
             raise StoreError(f"the record of layer {identifier} can't be read: {error}") from error
         return value if isinstance(value, dict) else {}
 
+    def layer_ids(self) -> list[str]:
+        """The ids of all image layers."""
+        return sorted(path.stem for path in (self.root / "layerdb").glob("*.json"))
+
     def find_layer(self, name: str) -> str:
         """The full id of the image layer that *name* means: an id, chain id, diff id, or the start of one.
 

@@ -7,7 +7,7 @@ import sys
 import click
 
 from winlayers.cli.commands.looking import Looker, layer_root_option, looks
-from winlayers.cli.context import examples
+from winlayers.cli.context import complete_trees, examples
 
 
 @click.command(
@@ -17,7 +17,9 @@ from winlayers.cli.context import examples
         "winlayers cat docker://registry.example/team/app:2.0:/app/config.json",
     )
 )
-@click.argument("targets", nargs=-1, required=True, metavar="IMAGE:PATH[:STREAM]...")
+@click.argument(
+    "targets", nargs=-1, required=True, metavar="IMAGE:PATH[:STREAM]...", shell_complete=complete_trees
+)
 @layer_root_option
 @looks
 def cat(looker: Looker, targets: tuple[str, ...], layer_root: bool) -> None:

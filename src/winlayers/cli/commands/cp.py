@@ -8,7 +8,7 @@ import sys
 import click
 
 from winlayers.cli.commands.looking import Looker, layer_root_option, looks, warn
-from winlayers.cli.context import examples
+from winlayers.cli.context import complete_trees, examples
 
 
 @click.command(
@@ -19,7 +19,7 @@ from winlayers.cli.context import examples
         "winlayers cp --follow app:2.0:/current ./current",
     )
 )
-@click.argument("source", metavar="IMAGE:PATH")
+@click.argument("source", metavar="IMAGE:PATH", shell_complete=complete_trees)
 @click.argument("destination", metavar="DEST|-")
 @click.option("-L", "--follow", is_flag=True, help="If PATH is a link, copy what it leads to.")
 @layer_root_option

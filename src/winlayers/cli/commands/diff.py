@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from winlayers.cli.commands.looking import WITH_H, Looker, human_option, looks, size_text
-from winlayers.cli.context import examples, json_option
+from winlayers.cli.context import complete_trees, examples, json_option
 from winlayers.cli.output import echo, emit_json, printable
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         "winlayers diff --exit-code --ignore times app:2.0 web",
     ),
 )
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="A", shell_complete=complete_trees)
+@click.argument("after", metavar="B", shell_complete=complete_trees)
 @click.option("--all", "everything", is_flag=True, help="Also what is in added and deleted directories.")
 @click.option("--security", is_flag=True, help="Show changed security descriptors, entry by entry.")
 @click.option(

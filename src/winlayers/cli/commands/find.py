@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from winlayers.cli.commands.looking import Looker, layer_root_option, looks
-from winlayers.cli.context import examples, json_option
+from winlayers.cli.context import complete_trees, examples, json_option
 from winlayers.cli.output import echo, emit_json, printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _size_test(context: click.Context, parameter: click.Parameter, value: str | 
         "winlayers find oci:./layout:3.13 -type f -layer 3",
     )
 )
-@click.argument("target", metavar="IMAGE[:PATH]")
+@click.argument("target", metavar="IMAGE[:PATH]", shell_complete=complete_trees)
 @click.argument("inner", required=False, metavar="[PATH]")
 @click.option("-name", "--name", "name", metavar="GLOB", help="Names like GLOB, in any letter case.")
 @click.option("-path", "--path", "path", metavar="GLOB", help="Whole paths like GLOB, in any letter case.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from winlayers.cli.commands.looking import WITH_H, Looker, looks
-from winlayers.cli.context import examples, json_option
+from winlayers.cli.context import complete_trees, examples, json_option
 from winlayers.cli.output import age, emit_json, human_size, table
 
 _WIDTH = 60
@@ -15,7 +15,7 @@ _WIDTH = 60
     context_settings=WITH_H,
     epilog=examples("winlayers history app:2.0", "winlayers history --no-trunc oci:./layout:3.13"),
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_trees)
 @click.option("-h/-H", "--human/--no-human", "human", default=True, help="Sizes as 1.5MB.  [default: -h]")
 @click.option("--no-trunc", is_flag=True, help="Show all of what made each layer.")
 @json_option

@@ -7,7 +7,7 @@ import sys
 import click
 
 from winlayers.cli.commands.looking import Looker, looks
-from winlayers.cli.context import examples
+from winlayers.cli.context import complete_trees, examples
 from winlayers.cli.output import emit_json
 
 
@@ -18,7 +18,7 @@ from winlayers.cli.output import emit_json
         "winlayers inspect --raw-config docker://registry.example/team/app:2.0",
     )
 )
-@click.argument("names", nargs=-1, required=True, metavar="IMAGE|CONTAINER...")
+@click.argument("names", nargs=-1, required=True, metavar="IMAGE|CONTAINER...", shell_complete=complete_trees)
 @click.option("--raw", "raw", flag_value="manifest", help="Print the manifest, byte for byte.")
 @click.option("--raw-config", "raw", flag_value="config", help="Print the configuration, byte for byte.")
 @looks

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
+from winlayers.cli.context import (
+    Settings,
+    complete_images,
+    complete_layers,
+    examples,
+    json_option,
+    pass_settings,
+)
 from winlayers.cli.lazy import Entry, LazyGroup
 from winlayers.cli.output import echo, emit_json, human_size, table, write_stream
 
@@ -61,7 +68,7 @@ def layers(settings: Settings, image: str, no_trunc: bool, as_json: bool) -> Non
         "winlayers layer export 3f1c9a5e77d0 -o layer.tar", "winlayers layer export 3f1c9a5e77d0 | sha256sum"
     )
 )
-@click.argument("identifier", metavar="ID")
+@click.argument("identifier", metavar="ID", shell_complete=complete_layers)
 @click.option("-o", "--output", default="-", metavar="FILE|-", help="[default: standard output]")
 @pass_settings
 def export(settings: Settings, identifier: str, output: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from winlayers.cli.commands.looking import WITH_H, Looker, human_option, layer_root_option, looks, size_text
-from winlayers.cli.context import examples, json_option
+from winlayers.cli.context import complete_trees, examples, json_option
 from winlayers.cli.output import echo, emit_json, printable, table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         "winlayers ls --json docker://registry.example/team/app:2.0:/app",
     ),
 )
-@click.argument("targets", nargs=-1, required=True, metavar="IMAGE[:PATH]...")
+@click.argument("targets", nargs=-1, required=True, metavar="IMAGE[:PATH]...", shell_complete=complete_trees)
 @click.option("-l", "long", is_flag=True, help="Attributes, layer, links, size, write time, link targets.")
 @click.option("-R", "--recursive", is_flag=True, help="Also what is below.")
 @click.option(

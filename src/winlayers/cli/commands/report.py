@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from winlayers.cli.commands.looking import Looker, looks
-from winlayers.cli.context import examples
+from winlayers.cli.context import complete_trees, examples
 from winlayers.cli.output import write_stream
 
 
@@ -15,7 +15,7 @@ from winlayers.cli.output import write_stream
         "winlayers report docker://registry.example/team/app:2.0 -o app.html",
     )
 )
-@click.argument("image")
+@click.argument("image", shell_complete=complete_trees)
 @click.option("-o", "--output", default="-", metavar="FILE|-", help="[default: standard output]")
 @looks
 def report(looker: Looker, image: str, output: str) -> None:

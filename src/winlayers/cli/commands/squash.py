@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from winlayers.cli.commands.edits import compression_options, tag_option, tell
-from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
+from winlayers.cli.context import (
+    Settings,
+    complete_images,
+    complete_layers,
+    examples,
+    json_option,
+    pass_settings,
+)
 
 
 @click.command(
@@ -21,6 +28,7 @@ from winlayers.cli.context import Settings, complete_images, examples, json_opti
     "--from",
     "lowest",
     metavar="LAYER",
+    shell_complete=complete_layers,
     help="The lowest layer to merge: an id, or a position from 1.  [default: the first above the base]",
 )
 @click.option("--last", type=click.IntRange(min=2), metavar="N", help="Merge the N topmost layers.")

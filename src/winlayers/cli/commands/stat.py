@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from winlayers.cli.commands.looking import Looker, layer_root_option, looks
-from winlayers.cli.context import examples, json_option
+from winlayers.cli.context import complete_trees, examples, json_option
 from winlayers.cli.output import echo, emit_json, human_size, printable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         "winlayers stat app:2.0:/Windows/System32/ntdll.dll", "winlayers stat --json app:2.0:/Users/Public"
     )
 )
-@click.argument("targets", nargs=-1, required=True, metavar="IMAGE:PATH...")
+@click.argument("targets", nargs=-1, required=True, metavar="IMAGE:PATH...", shell_complete=complete_trees)
 @click.option("-L", "--follow", is_flag=True, help="If PATH is a link, show what it leads to.")
 @layer_root_option
 @json_option
