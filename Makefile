@@ -17,7 +17,7 @@ help:  ## show this
 $(stamp): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(bin)/python -m pip install --quiet --editable ".[all]" --group test --group lint
+	$(bin)/python -m pip install --quiet --editable . --group test --group lint
 	@touch $@
 
 demo: $(stamp)  ## the whole story on a small image, or on IMAGE=oci:LAYOUT:TAG
