@@ -30,8 +30,9 @@ from winlayers.tar.linuxtree import layer_from_tree
 from winlayers.tar.reader import TarReader
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.filetime import filetime_from_unix
+from winlayers.win32.metadata import DataStream, FileMetadata
 from winlayers.win32.reparse import SymbolicLink, parse_reparse
-from winlayers.win32.security import bytes_to_sddl
+from winlayers.win32.security import bytes_to_sddl, sddl_to_bytes
 
 Member = tuple[str, dict[str, object], bytes]
 PLAIN = LayerOptions(epoch=None)
@@ -140,6 +141,32 @@ def test_only_new_directories_get_attributes_and_descriptors() -> None:
     assert bytes_to_sddl(metadata.security) == (
         "O:BAG:SYD:AI(A;OICIID;FA;;;SY)(A;OICIID;FA;;;BA)(A;OICIID;0x1200a9;;;BU)"
     )
+
+
+def test_directories_that_are_known_are_written_again_and_inherited_from() -> None:
+    parent = sddl_to_bytes("O:SYG:SYD:PAI(A;OICI;FA;;;WD)")
+    known = FileMetadata(FileAttributes.DIRECTORY | FileAttributes.HIDDEN, 10, 20, 30, 40, parent)
+    asked = []
+
+    def what_is_there(path: str) -> tuple[FileMetadata, list[DataStream]]:
+        asked.append(path)
+        return known, [DataStream("s", 1, (b"x",))]
+
+    options = LayerOptions(epoch=None, below={"Data": True, "f": False}.get, directory=what_is_there)
+    source = tar_of(file("Data/new/file", b"1"), file("Data/file", b"2"), directory("f"), file("f/x"))
+    entries, _, _ = convert(source, options)
+    found = {entry.path: entry.metadata for entry in entries}
+    assert asked == ["", "Data"]
+    assert found["Files"] == found["Files/Data"] == known
+    inherited = [
+        found[path] for path in ("Files/Data/new", "Files/Data/new/file", "Files/Data/file", "Files/f")
+    ]
+    assert [None if m is None or m.security is None else bytes_to_sddl(m.security) for m in inherited] == [
+        "O:BAG:SYD:AI(A;OICIID;FA;;;WD)",
+        *["O:BAG:SYD:AI(A;ID;FA;;;WD)"] * 2,
+        "O:BAG:SYD:AI(A;OICIID;FA;;;WD)",
+    ]
+    assert found["Files/f"] is not None, "what takes the place of a file is new"
 
 
 def test_descriptors_can_be_chosen_or_left_out() -> None:
