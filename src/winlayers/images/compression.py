@@ -95,17 +95,19 @@ def decompress(source: Reader) -> Iterator[bytes]:
             yield chunk
 
 
-class _Inflater(Protocol):
+class Inflater(Protocol):
+    """A decoder of one gzip member."""
+
     @property
     def eof(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
     @property
     def unconsumed_tail(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
+    def decompress(self, data: bytes | memoryview, max_length: int = 0, /) -> bytes: ...
 
 
-def gzip_inflaters() -> tuple[Callable[[], _Inflater], type[Exception]]:
+def gzip_inflaters() -> tuple[Callable[[], Inflater], type[Exception]]:
     """What makes the fastest decoder of one gzip member, and the error that it raises."""
     try:
         from isal import isal_zlib

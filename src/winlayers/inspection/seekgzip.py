@@ -3,8 +3,8 @@
 The usual way (zlib's ``zran.c``) needs a decoder that stops at deflate blocks and tells its bit position.
 The fast decoders that Python has (ISA-L, zlib) don't, but they give themselves away: while they read the
 tables of a block (some 30 to 100 bytes) nothing comes out, and a stored block's header is some bytes that do
-not come out one for one.  So where a point is due the decoder is fed 16 bytes at a time; a silent stretch is
-the start of a block to within 18 bytes, and how much came out before it is exactly what the block begins
+not come out one for one.  So where a point is due the decoder is fed 32 bytes at a time; a silent stretch is
+the start of a block to within 34 bytes, and how much came out before it is exactly what the block begins
 with.  Each bit position there is then tried: a raw decoder with the last 32 KiB as its dictionary must give
 the very bytes that came out, 66,000 of them at least, or it is no point.  What is not found costs speed
 later, never truth.
@@ -19,13 +19,25 @@ import zlib
 from collections.abc import Iterator
 
 from winlayers.errors import ImageError
-from winlayers.images.compression import BUFFER, Prefixed, Reader, decompress, gzip_inflaters, read_some
+from winlayers.images.compression import (
+    BUFFER,
+    Inflater,
+    Prefixed,
+    Reader,
+    decompress,
+    gzip_inflaters,
+    read_some,
+)
 from winlayers.inspection.seekpoints import SPACING, Point, PointWriter
 
 _WINDOW = 32 << 10
 _INPUT = 1 << 18
-_STEP = 16
-"""Bytes fed at a time while looking for a block: more than the longest symbol, less than a block's tables."""
+_STEP = 32
+"""Bytes fed at a time while looking for a block: more than the longest symbol, less than most tables."""
+_PATIENCE = 128 << 10
+"""Compressed bytes after which half of that is fed."""
+_STORED_STEP = 512
+"""The same inside a stored block, whose end shows in any piece."""
 _PENDING_STEP = 8 << 10
 _PROOF = 66_000
 """Plain bytes that a point must reproduce: more than one stored block holds."""
@@ -118,8 +130,9 @@ class _Hunt:
         self.comp = bytearray()
         self.held = bytearray()
         self.candidates: list[tuple[int, int]] = []
-        self._headers: list[tuple[int, int]] = []
-        self._before = (0, 0)
+        """Places that may be the start of a block: bits in the blob, plain bytes before."""
+        self._spoke = False  # whether the last piece gave anything
+        self._exact = 0  # how many pieces before it came out one for one, as in a stored block
 
     @property
     def hopeless(self) -> bool:
@@ -131,24 +144,58 @@ class _Hunt:
         return len(self.held) >= self.candidates[-1][1] - self.start + 2 * _PROOF
 
     def took(self, piece: memoryview, plain: bytes) -> None:
-        """*piece* was fed and *plain* came out."""
-        position, out = self.comp_start + len(self.comp), self.start + len(self.held)
+        """*piece* was fed and *plain* came out, with candidates at hand."""
         self.comp += piece
         self.held += plain
-        if self.candidates or len(piece) != _STEP:
+
+    def search(self, inflater: Inflater, data: memoryview) -> bytes:
+        """Feed *data* in small pieces until there are candidates, or it ends, or the search is hopeless.
+
+        Returns:
+            The plain data; what was fed is added to :attr:`comp`.
+        """
+        inflate, held, begin = inflater.decompress, self.held, len(self.held)
+        spoke, exact, at = self._spoke, self._exact, 0
+        step = _STEP if len(self.comp) < _PATIENCE else _STEP // 2  # some encoders' tables are small
+        left = _PATIENCE if step == _STEP else _MAX_HUNT + 1
+        stop = min(len(data), left - len(self.comp))
+        while at < stop and len(held) <= 8 * _MAX_HUNT:
+            piece = data[at : at + (_STORED_STEP if exact > 1 else step)]
+            fed = len(piece)
+            plain = inflate(piece, BUFFER)
+            given = len(plain)
+            if inflater.eof:
+                held += plain
+                at += fed - len(inflater.unused_data)
+                break
+            if not given and spoke and fed == step:
+                bit = (self.comp_start + len(self.comp) + at - fed) * 8
+                out = self.start + len(held)
+                self.candidates = [(bit + n, out) for n in range(step * 8 + 16)]
+            elif exact > 1 and given < fed:
+                self._note_headers(bytes(data[at : at + fed + 4]), at)
+            held += plain
+            at += fed
+            spoke, exact = given > 0, exact + 1 if given == fed else 0
+            if self.candidates:
+                break
+        self.comp += data[:at]
+        self._spoke, self._exact = spoke, exact
+        return bytes(held[begin:])
+
+    def _note_headers(self, data: bytes, at: int) -> None:
+        """Candidates behind a stored block: the next one begins where a byte does, with its length twice."""
+        position, out = self.comp_start + len(self.comp) + at, self.start + len(self.held)
+        size = len(data) - 3
+        if size <= 0:
             return
-        earlier, last = self._before
-        self._before = (last, len(plain))
-        if not plain and last:
-            first = (position - _STEP) * 8
-            self.candidates = [(bit, out) for bit in range(first, first + _STEP * 8 + _STEP)]
-        elif self._headers:
-            # Now that what follows is known, too: stored blocks have their length twice.
-            self.candidates = [(bit, plain) for bit, plain in self._headers if self._is_stored(bit)]
-            self._headers = []
-        elif earlier == last == _STEP > len(plain) > 0:
-            # Perhaps behind a stored block: the next header begins where a byte does.
-            self._headers = [((position + n) * 8, out + n) for n in range(_STEP)]
+        # Byte n of this is the header's second byte against its fourth: two bytes of ones are a length twice.
+        pairs = int.from_bytes(data[1:-2], "little") ^ int.from_bytes(data[3:], "little")
+        twice = pairs.to_bytes(size, "little")
+        n = twice.find(b"\xff\xff")
+        while n >= 0:
+            self.candidates.append(((position + n) * 8, out + n))
+            n = twice.find(b"\xff\xff", n + 1)
 
     def verdict(self) -> Point | None:
         """The candidate that proves to be a block's start."""
@@ -238,58 +285,57 @@ class GzipScanner:
     def _member(self) -> Iterator[bytes]:
         make, failure = gzip_inflaters()
         inflater = make()
-        gathered = bytearray()
-        full = ended = False
-        while not ended:
-            piece = self._data[: self._step()]
-            if not piece and not full:
+        full = False
+        while not inflater.eof:
+            if not self._data and not full:
                 raise ImageError("the gzip data is cut short")
             try:
-                plain = inflater.decompress(piece, BUFFER)  # type: ignore[arg-type]  # any buffer will do
+                plain = self._feed(inflater)
             except failure as error:
                 raise ImageError(f"the gzip data is malformed: {error}") from error
-            full, ended = len(plain) == BUFFER, inflater.eof
-            left = inflater.unused_data if ended else inflater.unconsumed_tail
-            self._took(piece[: len(piece) - len(left)], plain)
-            if self._hunt is not None:
-                gathered += plain  # in crumbs; they are given on together
-            else:
-                if gathered:
-                    yield bytes(gathered)
-                    gathered.clear()
-                if plain:
-                    yield plain
-            if len(gathered) > _INPUT:
-                yield bytes(gathered)
-                gathered.clear()
-            if not full and not ended:  # all that was fed has come out
+            if plain:
+                yield plain
+            full = len(plain) == BUFFER and self._hunt is None
+            if not full and not inflater.eof:  # all that was fed has come out
                 if not self._data:
                     self._data = memoryview(self._source.read(_INPUT))
-                self._maybe_hunt()
+                if self._hunt is None and self._plain >= self._due:
+                    self._hunt = _Hunt(self._window, self._plain, self._position)
         if self._hunt is not None:
+            # The next member is a place to begin at.
+            due, failures = self._due, self._failures
             self._end_hunt(None)
-        if gathered:
-            yield bytes(gathered)
+            self._due, self._failures = due, failures
 
-    def _step(self) -> int:
-        if self._hunt is None:
-            return _INPUT
-        return _PENDING_STEP if self._hunt.candidates else _STEP
-
-    def _maybe_hunt(self) -> None:
-        if self._hunt is None and self._plain >= self._due:
-            self._hunt = _Hunt(self._window, self._plain, self._position)
-
-    def _took(self, piece: memoryview, plain: bytes) -> None:
-        self._data = self._data[len(piece) :]
-        self._position += len(piece)
-        self._plain += len(plain)
+    def _feed(self, inflater: Inflater) -> bytes:
+        """Decompress some; return the plain data."""
         hunt = self._hunt
+        if hunt is not None and not hunt.candidates:
+            before = len(hunt.comp)
+            plain = hunt.search(inflater, self._data)
+            self._advance(len(hunt.comp) - before, plain)
+        else:
+            piece = self._data if hunt is None else self._data[:_PENDING_STEP]
+            plain = inflater.decompress(piece, BUFFER)
+            left = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            fed = len(piece) - len(left)
+            if hunt is not None:
+                hunt.took(piece[:fed], plain)
+            self._advance(fed, plain)
         if hunt is None:
             self._points.feed(plain)
             self._window = (self._window + plain)[-_WINDOW:] if len(plain) < _WINDOW else plain[-_WINDOW:]
-            return
-        hunt.took(piece, plain)
+        else:
+            self._decide(hunt)
+        return plain
+
+    def _advance(self, fed: int, plain: bytes) -> None:
+        self._data = self._data[fed:]
+        self._position += fed
+        self._plain += len(plain)
+
+    def _decide(self, hunt: _Hunt) -> None:
+        """End the hunt if it has found a point or is not worth going on."""
         if hunt.candidates and hunt.decidable:
             point = hunt.verdict()
             if point is not None:
@@ -312,8 +358,8 @@ class GzipScanner:
             self._failures = 0
         else:
             # Data without any block to be found (fixed tables throughout) must not cost this again and again.
-            self._failures += 1
             self._due = self._plain + (self._spacing << min(self._failures, 16))
+            self._failures += 1
         self._points.feed(bytes(hunt.held[at:]))
         self._window = bytes(hunt.window + hunt.held)[-_WINDOW:]
         self._hunt = None
