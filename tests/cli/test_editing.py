@@ -34,7 +34,7 @@ def test_the_story(program: Program, tree: Path, tmp_path: Path, monkeypatch: py
     assert made.startswith("app:2@sha256:")
     again = program.json("append", "app:1", str(tree), "-t", "app:again", "--dest", "/tools")
     assert again["digest"] == made.partition("@")[2]
-    assert again["reference"] == "app:2", "it is one image, and this is its first name"
+    assert again["reference"] == "app:again"
 
     options = ["--env", "MODE=production", "--cmd", '["C:\\\\tools\\\\bin\\\\tool.exe"]', "--label", "a=b"]
     configured = program.out(

@@ -11,7 +11,7 @@ from tests.images.support import tree_digest
 from winlayers.errors import (
     ImageError,
 )
-from winlayers.images.editing import ConfigChanges
+from winlayers.images.editing import ConfigChanges, configure_image
 from winlayers.images.image import Image
 from winlayers.store import Store
 
@@ -113,3 +113,11 @@ class TestConfigure:
         with pytest.raises(ImageError):
             store.configure("app:1", changes, "app:2")
         assert tree_digest(store.root / "images") == before
+
+
+def test_an_image_that_was_removed_meanwhile_is_not_built_upon(store: Store, app: Image) -> None:
+    store.remove_image("app:1")
+    before = tree_digest(store.root)
+    with pytest.raises(ImageNotFoundError):
+        configure_image(store.images, app, None, ConfigChanges(user="x"))
+    assert tree_digest(store.root) == before

@@ -12,6 +12,7 @@ from tests.layers.tars import LayerTar
 from tests.support import PYTHON_APP
 from winlayers.errors import (
     ImageError,
+    PlatformError,
     RebaseConflictError,
 )
 from winlayers.images.editing import ConfigChanges
@@ -164,6 +165,13 @@ class TestRebase:
         assert {layer.media_type for layer in made.manifest.layers} == {
             "application/vnd.oci.image.layer.v1.tar+gzip"
         }
+
+    def test_another_processor_is_refused(self, store: Store, app: Image, bases: tuple[Image, Image]) -> None:
+        part(store, app, 2, "arm:1", architecture="arm64")
+        with pytest.raises(PlatformError, match="arm64"):
+            store.rebase("app:1", "arm:1", "app:2", old_base="base:1")
+        made = store.rebase("app:1", "arm:1", "app:2", old_base="base:1", force=True)
+        assert made.config.platform.architecture == "arm64"
 
     def test_python_app(self, store: Store) -> None:
         if not PYTHON_APP.is_dir():

@@ -36,8 +36,10 @@ def compression_options(function: Command) -> Command:
 def tell(settings: Settings, image: Image, reference: str | None, as_json: bool) -> None:
     """Print the new image's reference and digest."""
     from winlayers.cli.commands.transfer import image_facts, name_of
+    from winlayers.images.reference import Reference
 
     if as_json:
-        emit_json(image_facts(image))
+        given = {} if reference is None else {"reference": Reference.parse(reference).familiar}
+        emit_json({**image_facts(image), **given})
     else:
         echo(image.id if settings.quiet else name_of(image, reference))

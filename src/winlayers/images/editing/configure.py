@@ -8,6 +8,7 @@ import json
 from winlayers.errors import ImageError
 from winlayers.images.building import add_image
 from winlayers.images.config import history_entry, raw_history
+from winlayers.images.editing.layers import hold
 from winlayers.images.editing.runconfig import ConfigChanges
 from winlayers.images.image import Image
 from winlayers.images.reference import Reference
@@ -37,7 +38,7 @@ def configure_image(
     if not changes:
         raise ImageError("there is nothing to change")
     with store.lease() as lease:
-        lease.add([*image.layer_ids, *(d.digest for d in image.blobs)])
+        hold(store, lease, image)
         step = history_entry(f"winlayers config {_summary(changes)}", comment=message, empty_layer=True)
         return add_image(
             store,

@@ -26,14 +26,24 @@ def portable_service(store: ImageStore, purpose: str) -> PortableLayerService:
     return service
 
 
-def ensure_layers(store: ImageStore, lease: Lease, image: Image, progress: Progress = QUIET) -> None:
-    """Have all the image's layers in the graph driver, from its blobs where they are not; lease everything.
+def hold(store: ImageStore, lease: Lease, image: Image) -> None:
+    """Lease all that the image is made of.
 
     Raises:
-        ImageNotFoundError: a layer and its blob are both missing.
-        DigestMismatchError: a blob is damaged.
+        ImageNotFoundError: it has been removed meanwhile.
     """
     lease.add([*image.layer_ids, *(d.digest for d in image.blobs)])
+    store.find(image.digest)
+
+
+def ensure_layers(store: ImageStore, lease: Lease, image: Image, progress: Progress = QUIET) -> None:
+    """Hold the image, and have all its layers in the graph driver, from its blobs where they are not.
+
+    Raises:
+        ImageNotFoundError: the image has been removed meanwhile, or a layer and its blob are both missing.
+        DigestMismatchError: a blob is damaged.
+    """
+    hold(store, lease, image)
     parent = ""
     for identifier, diff_id, blob in zip(
         image.layer_ids, image.config.diff_ids, image.manifest.layers, strict=True

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from winlayers.errors import RebaseConflictError
+from winlayers.errors import PlatformError, RebaseConflictError
 from winlayers.images.building import add_image
 from winlayers.images.config import raw_history
 from winlayers.images.documents import Descriptor
@@ -43,14 +43,19 @@ def rebase_image(
     Args:
         reference: what to call it; None: nothing.
         old_base: an image, or the base's top layer within *image*; None: it is found out.
-        force: also where the application's layers touch files that differ between the bases.
+        force: also where the application's layers touch files that differ between the bases, and for another
+            processor.
 
     Raises:
         ImageError: the old base can't be told, or *image* does not stand on it.
         RebaseConflictError: the bases differ where the layers touch them, and *force* is not set; or the new
             one lacks what they need.
+        PlatformError: the new base is for another processor, and *force* is not set.
         UnsupportedError: the store's layer service can't show merged layers.
     """
+    one, other = image.config.platform.architecture, onto.config.platform.architecture
+    if one != other and not force:
+        raise PlatformError(f"the image is for {one}, but the new base for {other}")
     base = find_base(store, image, onto, old_base)
     with store.lease() as lease:
         for needed in (image, onto):

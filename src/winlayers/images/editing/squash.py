@@ -68,7 +68,7 @@ def squash_image(
                 f"{len(lost)} registry deltas would be lost, such as {lost[0]}: only Windows can merge them",
                 hint="merge fewer layers, or force",
             )
-        if start and any(layer.is_foreign for layer in image.manifest.layers[start:]):
+        if any(layer.is_foreign for layer in image.manifest.layers[start:]):
             progress.warn("layers that may not be distributed become part of one without that mark")
         parents = image.config.diff_ids[:start]
         layer = add_layer(
