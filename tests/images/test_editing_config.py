@@ -8,9 +8,7 @@ import pytest
 
 from tests.images.editing import part, run_of
 from tests.images.support import tree_digest
-from winlayers.errors import (
-    ImageError,
-)
+from winlayers.errors import ImageError, ImageNotFoundError
 from winlayers.images.editing import ConfigChanges, configure_image
 from winlayers.images.image import Image
 from winlayers.store import Store
