@@ -26,9 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-sys.path[:0] = [os.fspath(Path(__file__).resolve().parent), os.fspath(Path(__file__).resolve().parent.parent)]
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
 
-from bench_images import make_image, measure  # noqa: E402 - found through the path above
+from bench_images import make_image, measure
 from tests.images.registries import docker_registry
 
 from winlayers.images.exporter import copy
