@@ -19,21 +19,19 @@ from winlayers.errors import (
 )
 from winlayers.images.config import ImageConfig
 from winlayers.images.documents import Descriptor, Manifest
-from winlayers.images.importer import pick, resolve
 from winlayers.images.progress import QUIET, Progress
 from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
-from winlayers.images.transports.names import open_source, split_name
-from winlayers.inspection.blobcache import BlobCache
-from winlayers.inspection.blobview import BlobSource, open_blob_view
-from winlayers.inspection.scratchview import ScratchView
+from winlayers.images.transports.names import split_name
 from winlayers.inspection.tree import Layer, Tree
-from winlayers.layers.portable.service import PortableLayerService
 
 if TYPE_CHECKING:
     from winlayers.containers.record import Container
     from winlayers.images.image import Image
     from winlayers.images.layout import OciLayout
     from winlayers.images.platforms import Platform
+    from winlayers.inspection.blobcache import BlobCache
+    from winlayers.inspection.blobview import BlobSource
+    from winlayers.layers.portable.service import PortableLayerService
     from winlayers.store import Store
 
 _HOST_PATH = re.compile(r"\.{0,2}[\\/]|[A-Za-z]:[\\/]")
@@ -74,14 +72,13 @@ def open_image(
         ImageNotFoundError: there is nothing of that name.
         UnsupportedError: it is in a store whose layers can't be looked into.
     """
-    transport, _ = split_name(name)
     kind, _, rest = name.partition(":")
-    explicit = kind if kind in ("image", "container", "layer") and rest else ""
-    outside = not explicit and (
-        transport or _HOST_PATH.match(name) or (store is None and os.path.exists(name))
-    )
+    explicit = kind if kind in _KINDS and rest else ""
     with contextlib.ExitStack() as stack:
-        if outside:
+        if names_a_place(name) or (store is None and os.path.exists(name)):
+            from winlayers.images.importer import pick, resolve
+            from winlayers.images.transports.names import open_source
+
             source = stack.enter_context(open_source(name, registry))
             resolved = resolve(source, pick(source.offers(), source.name).descriptor, platform)
             kept = _cache(store, cache, stack)
@@ -98,6 +95,8 @@ def _cache(
         folder = cache_folder(store)
     if folder is None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="winlayers-"))
+    from winlayers.inspection.blobcache import BlobCache
+
     return BlobCache(folder)
 
 
@@ -115,6 +114,8 @@ def _from_blobs(
     progress: Progress,
     stack: contextlib.ExitStack,
 ) -> Tree:
+    from winlayers.inspection.blobview import open_blob_view
+
     view = open_blob_view(source, manifest, config, cache, progress=progress)
     created = created_by(config)
     layers = tuple(
@@ -190,6 +191,8 @@ class _InStore:
         )
 
     def _service(self) -> PortableLayerService | None:
+        from winlayers.layers.portable.service import PortableLayerService
+
         service = getattr(self._store.driver, "service", None)
         return service if isinstance(service, PortableLayerService) else None
 
@@ -255,6 +258,8 @@ class _InStore:
         return None
 
     def _container(self, container: Container) -> Tree:
+        from winlayers.inspection.scratchview import ScratchView
+
         service = self._portable()
         image = self._image_with(container.layers)
         layers = self._layers(service, container.layers, image)
