@@ -37,8 +37,14 @@ class WinlayersError(Exception):
         return text
 
 
+_MOST_SHOWN = 400
+"""Of a path or name in a message: hostile ones can have millions of characters."""
+
+
 def _printable(text: str) -> str:
-    """*text* with what a terminal can't show (lone surrogates, control characters) escaped."""
+    """*text*, cut where it is very long, with what a terminal can't show (lone surrogates) escaped."""
+    if len(text) > _MOST_SHOWN:
+        text = f"{text[: _MOST_SHOWN // 2]}...{text[-_MOST_SHOWN // 4 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

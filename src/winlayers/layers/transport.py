@@ -197,12 +197,28 @@ def read_folder(folder: str, writer: LayerWriter) -> None:
             writer.remove(path)
 
 
-def _walk(root: Root, path: str = "", host: str = "") -> Iterator[tuple[str, str, os.stat_result]]:
+def _walk(root: Root) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Everything in the folder, parents first, as (path, host path, status)."""
+    stack = [_entries(root, "", "")]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+            continue
+        yield entry
+        path, host, found = entry
+        if stat.S_ISDIR(found.st_mode):
+            stack.append(_entries(root, path, host))
+
+
+def _entries(root: Root, path: str, host: str) -> Iterator[tuple[str, str, os.stat_result]]:
+    """What one folder holds; the files that carry directories' metadata are no entries."""
     names = sorted(root.names(host))
+    known = set(names)
     for name in names:
         if not host and name == TOMBSTONES:
             continue
-        if name.endswith(DIRECTORY_SUFFIX) and name[: -len(DIRECTORY_SUFFIX)] in names:
+        if name.endswith(DIRECTORY_SUFFIX) and name[: -len(DIRECTORY_SUFFIX)] in known:
             continue
         original = host_original(name)
         if original is None:
@@ -218,8 +234,6 @@ def _walk(root: Root, path: str = "", host: str = "") -> Iterator[tuple[str, str
         ):
             continue
         yield child, child_host, found
-        if stat.S_ISDIR(found.st_mode):
-            yield from _walk(root, child, child_host)
 
 
 def _give(root: Root, path: str, host: str, found: os.stat_result, writer: LayerWriter) -> None:

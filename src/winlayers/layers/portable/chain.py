@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from typing import Self
 
 from winlayers import durable
 from winlayers.errors import LayerContentError, LayerCorruptError
@@ -18,6 +19,43 @@ from winlayers.layers.portable.view import View
 from winlayers.win32.names import upcase
 
 _UTILITY_VM = "UTILITYVM/"
+
+
+class _HiddenTargets:
+    """Finds what links lead to by the parents' own indexes, nearest first: a layer between may delete it."""
+
+    def __init__(self, views: ChainViews, parents: Sequence[str]) -> None:
+        self._views = views
+        self._parents = parents
+        self._indexes: dict[str, Index | None] = {}
+
+    def __call__(self, target: str) -> tuple[str, EntryRow, Sequence[StreamRow]] | None:
+        position = 0
+        while position < len(self._parents):
+            layer_id = self._parents[position]
+            index = self._index(layer_id)
+            row = None if index is None else index.lookup(target)
+            if index is None or row is None or row.code == EntryCode.DIRECTORY:
+                position += 1
+            elif row.code == EntryCode.LINK and row.link is not None and row.link != target:
+                target = row.link  # circles are refused when a layer is made
+            else:
+                return layer_id, row, index.streams_of(row.seq)
+        return None
+
+    def _index(self, layer_id: str) -> Index | None:
+        """The layer's index, opened once; None: it has no content."""
+        if layer_id not in self._indexes:
+            self._indexes[layer_id] = self._views.index_of(layer_id)
+        return self._indexes[layer_id]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for index in self._indexes.values():
+            if index is not None:
+                index.close()
 
 
 class ChainViews:
@@ -42,6 +80,10 @@ class ChainViews:
             except LayerCorruptError:
                 rebuild_index(self._store.folder(layer_id), layer_id, record.tar_size)
                 return Index(path, layer_id)
+
+    def index_of(self, layer_id: str) -> Index | None:
+        """The layer's index; None: it has no content yet."""
+        return self.index(layer_id) if self._store.record(layer_id).committed else None
 
     def open(self, layer_id: str) -> View:
         """The merged view of the layer and its parents."""
@@ -97,34 +139,14 @@ class ChainViews:
                 missing = list(ids[:position])
                 break
         filled = [i for i in missing if self._store.record(i).committed]
-        indexes: list[Index] = []
-        try:
+        with contextlib.ExitStack() as stack:
             layers: list[tuple[str, Index, Hidden]] = []
             for layer_id in reversed(filled):
-                index = self.index(layer_id)
-                indexes.append(index)
-                layers.append((layer_id, index, self._hidden_targets(ids[ids.index(layer_id) + 1 :])))
+                index = stack.enter_context(self.index(layer_id))
+                hidden = stack.enter_context(_HiddenTargets(self, ids[ids.index(layer_id) + 1 :]))
+                layers.append((layer_id, index, hidden))
             with disk.writing():
                 build_view(self._path(ids[0]), below, layers)
-        finally:
-            for index in indexes:
-                index.close()
-
-    def _hidden_targets(self, parents: Sequence[str]) -> Hidden:
-        def find(target: str) -> tuple[str, EntryRow, Sequence[StreamRow]] | None:
-            for layer_id in parents:
-                if not self._store.record(layer_id).committed:
-                    continue
-                with self.index(layer_id) as index:
-                    row = index.lookup(target)
-                    if row is None or row.code == EntryCode.DIRECTORY:
-                        continue
-                    if row.code == EntryCode.LINK and row.link is not None and row.link != target:
-                        return self._hidden_targets(parents[parents.index(layer_id) :])(row.link)
-                    return layer_id, row, index.streams_of(row.seq)
-            return None
-
-        return find
 
     # -- what a layer may say of its parents --
 
@@ -149,8 +171,11 @@ class ChainViews:
             return
         if not parents:
             self._refuse_link(index, *outside[0])
-        with self._store.staying(*parents), self.open(parents[0]) as view:
-            find = self._hidden_targets(parents)
+        with (
+            self._store.staying(*parents),
+            self.open(parents[0]) as view,
+            _HiddenTargets(self, parents) as find,
+        ):
             for path, target in outside:
                 node = view.resolve(target)
                 if (node is None or node.is_directory) and find(target) is None:
@@ -169,25 +194,36 @@ class ChainViews:
             return []
         files = {upcase(row.path) for row in index.content() if row.code == EntryCode.FILE}
         own = {upcase(path): target for path, target in links}
+        ends: dict[str, str | None] = {}  # of links that were followed: the target outside; None: a file here
         outside = []
         for path, first in links:
-            target = first
-            seen = {upcase(path)}
-            while upcase(target) not in files:
-                if upcase(target) not in own:
-                    outside.append((path, target))
-                    break
-                if upcase(target) in seen:
-                    # A link over the parent's file that it leads to is fine; any other circle is not.
-                    if len(seen) > 1:
-                        raise LayerContentError(
-                            f"hard link to {first!r} in a circle", layer=index.layer, path=path
-                        )
-                    outside.append((path, target))
-                    break
-                seen.add(upcase(target))
-                target = own[upcase(target)]
+            end = self._follow(index, path, first, files, own, ends)
+            if end is not None:
+                outside.append((path, end))
         return outside
+
+    @staticmethod
+    def _follow(
+        index: Index, path: str, first: str, files: set[str], own: dict[str, str], ends: dict[str, str | None]
+    ) -> str | None:
+        """The target outside of the layer that a link leads to in the end; None: a file in it."""
+        target, key = first, upcase(first)
+        seen = {upcase(path): None}
+        while key not in files and key in own and key not in ends:
+            if key in seen:
+                # A link over the parent's file that it leads to is fine; any other circle is not.
+                if len(seen) > 1:
+                    raise LayerContentError(
+                        f"hard link to {first!r} in a circle", layer=index.layer, path=path
+                    )
+                break
+            seen[key] = None
+            target = own[key]
+            key = upcase(target)
+        end = None if key in files else ends.get(key, target)
+        for followed in list(seen)[1:]:
+            ends[followed] = end
+        return end
 
     @staticmethod
     def _refuse_link(index: Index, path: str, target: str) -> None:

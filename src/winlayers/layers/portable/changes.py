@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from winlayers.layers.portable.index import EntryCode, Index
 from winlayers.layers.portable.view import ROOT, View, ViewNode
 from winlayers.layers.service import ChangeKind, LayerChange
-from winlayers.win32.names import fold_key
-
-_Key = tuple[bytes, ...]
+from winlayers.win32.names import upcase
 
 
 def index_changes(index: Index, below: View | None) -> Iterator[LayerChange]:
@@ -19,56 +17,43 @@ def index_changes(index: Index, below: View | None) -> Iterator[LayerChange]:
     the layer makes anew is part of that path's modification.
     """
     finder = _Finder(below)
-    own = {_key(row.path) for row in index.entries() if row.code <= EntryCode.LINK}
+    last = {upcase(path): seq for seq, path, _, _ in index.names()}
     for path, code in index.deletions():
         node = finder.find(path)
-        if node is None:
+        if node is None or below is None:
             continue
-        if code == EntryCode.WHITEOUT:
-            if _key(path) not in own:
-                yield LayerChange(path, ChangeKind.DELETE, 0, node.is_directory)
-            elif node.is_directory and below is not None:
-                yield from _hidden_children(path, node, below, own)
-        elif below is not None:
-            yield from _hidden_children(path, node, below, own)
-    streams = index.streams_by_entry()
-    last = {_key(row.path): row.seq for row in index.entries() if row.code <= EntryCode.LINK}
-    for row in index.entries():
-        if row.code > EntryCode.LINK or not row.path or last[_key(row.path)] != row.seq:
-            continue
-        kind = ChangeKind.ADD if finder.find(row.path) is None else ChangeKind.MODIFY
-        size = row.size + sum(stream.size for stream in streams.get(row.seq, ()))
-        yield LayerChange(row.path, kind, size, row.code == EntryCode.DIRECTORY)
+        if code == EntryCode.WHITEOUT and upcase(path) not in last:
+            yield LayerChange(path, ChangeKind.DELETE, 0, node.is_directory)
+        elif code == EntryCode.OPAQUE or node.is_directory:
+            yield from _hidden_children(path, node, below, last)
+    streams = index.stream_sizes()
+    for seq, path, code, size in index.names():
+        if path and last[upcase(path)] == seq:
+            kind = ChangeKind.ADD if finder.find(path) is None else ChangeKind.MODIFY
+            yield LayerChange(path, kind, size + streams.get(seq, 0), code == EntryCode.DIRECTORY)
 
 
-def _hidden_children(path: str, node: ViewNode, below: View, own: set[_Key]) -> Iterator[LayerChange]:
+def _hidden_children(path: str, node: ViewNode, below: View, own: Container[str]) -> Iterator[LayerChange]:
     """Deletions of what an opaque directory hides and does not make anew."""
     for child in below.children(node.id):
         where = f"{path}/{child.name}"
-        if _key(where) not in own:
+        if upcase(where) not in own:
             yield LayerChange(where, ChangeKind.DELETE, 0, child.is_directory)
 
 
 class _Finder:
-    """Looks paths up in a view, remembering the directories that it came by."""
+    """Looks paths up in a view, remembering the directory that it came by last: entries come in order."""
 
     def __init__(self, view: View | None) -> None:
         self._view = view
-        self._directories: dict[str, int | None] = {"": ROOT}
+        self._path = ""
+        self._directory: int | None = ROOT
 
     def find(self, path: str) -> ViewNode | None:
         if self._view is None:
             return None
-        parent_path, _, name = path.rpartition("/")
-        parent = self._directory(parent_path)
-        return None if parent is None else self._view.lookup(parent, name)
-
-    def _directory(self, path: str) -> int | None:
-        if path not in self._directories:
-            node = self.find(path)
-            self._directories[path] = None if node is None else node.id
-        return self._directories[path]
-
-
-def _key(path: str) -> _Key:
-    return tuple(fold_key(part) for part in path.split("/"))
+        parent, _, name = path.rpartition("/")
+        if parent != self._path:
+            node = self._view.resolve(parent)
+            self._path, self._directory = parent, None if node is None else node.id
+        return None if self._directory is None else self._view.lookup(self._directory, name)

@@ -293,6 +293,7 @@ class Index:
             LayerCorruptError: there is none, or it is of another version.
         """
         self.layer = layer
+        self._by_path: dict[bytes, int] | None = None
         uri = f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro&immutable=1"
         try:
             self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -328,6 +329,17 @@ class Index:
     def content(self) -> Iterator[EntryRow]:
         """Files and directories, in the tar's order."""
         return self._select("WHERE code <= 1 ORDER BY seq")
+
+    def names(self) -> Iterator[tuple[int, str, int, int]]:
+        """Files, directories and links as (number, path, code, size), in the tar's order."""
+        for seq, path, code, size in self._db.execute(
+            "SELECT seq, path, code, size FROM entries WHERE code <= 2 ORDER BY seq"
+        ):
+            yield seq, decode_wtf8(path), code, size
+
+    def stream_sizes(self) -> dict[int, int]:
+        """The bytes in the alternate streams of each entry that has some."""
+        return dict(self._db.execute("SELECT seq, sum(size) FROM streams GROUP BY seq"))
 
     def links(self) -> Iterator[tuple[str, str]]:
         """Hard links as (path, target), in the tar's order."""
@@ -369,18 +381,22 @@ class Index:
     def lookup(self, path: str) -> EntryRow | None:
         """The last file, directory or link at *path*, as NTFS compares, with its descriptor.
 
-        Reads all entries where none has just this spelling.
+        Reads all entries once, where one is asked for that has not just this spelling.
         """
-        found = list(self._select("WHERE path = ? AND code <= 2 ORDER BY seq", encode_wtf8(path)))
-        return self._described(found[-1] if found else self._scan(path))
-
-    def _scan(self, path: str) -> EntryRow | None:
-        wanted = _folded(path)
-        found = None
-        for row in self._select("WHERE code <= 2 ORDER BY seq"):
-            if len(row.path) == len(path) and _folded(row.path) == wanted:
-                found = row
-        return found
+        if self._by_path is None:
+            found = list(self._select("WHERE path = ? AND code <= 2 ORDER BY seq", encode_wtf8(path)))
+            if found:
+                return self._described(found[-1])
+            self._by_path = {
+                _folded(decode_wtf8(other)): seq
+                for seq, other in self._db.execute(
+                    "SELECT seq, path FROM entries WHERE code <= 2 ORDER BY seq"
+                )
+            }
+        seq = self._by_path.get(_folded(path))
+        if seq is None:
+            return None
+        return self._described(next(self._select("WHERE seq = ?", seq)))
 
     def _described(self, found: EntryRow | None) -> EntryRow | None:
         if found is None or found.security is None:

@@ -32,12 +32,14 @@ from winlayers.tar.backuptar import EntryKind
 from winlayers.tar.layertar import LayerTarEntry, TarDataStream, entries_from_tar
 from winlayers.tar.reader import Source as TarSource
 from winlayers.tar.reader import TarReader
-from winlayers.win32.names import normalize_layer_path
+from winlayers.win32.names import normalize_layer_path, utf16_length
 
 _CHUNK = 1 << 20
 _QUEUED = 8
 _SIDE_ALIGNMENT = 4096
 _TOMBSTONES = "TOMBSTONES.TXT"
+MAX_PATH_UNITS = 32767
+"""The most that Windows takes as a path (UNICODE_STRING's length is 16 bits of bytes)."""
 
 
 def ingest_tar(folder: str, source: BinaryIO | TarStream, layer: str) -> LayerRecord:
@@ -277,6 +279,10 @@ class _Indexer:
 
     def _add(self, reader: TarReader, entry: LayerTarEntry) -> None:
         path = normalize_layer_path(entry.path)
+        if len(path) > MAX_PATH_UNITS // 2 and utf16_length(path) > MAX_PATH_UNITS:
+            raise LayerContentError(
+                f"a path is longer than the {MAX_PATH_UNITS} UTF-16 units of Windows", path=f"{path[:64]}..."
+            )
         if ":" in path:
             raise LayerContentError("a stream that does not follow its file, or a colon in a name", path=path)
         code = _CODES[entry.kind]

@@ -19,6 +19,7 @@ plus the entries of the layers that have no view yet.  The rules, and where they
 
 from __future__ import annotations
 
+import collections
 import os
 import shutil
 import sqlite3
@@ -50,6 +51,7 @@ CREATE INDEX streams_by_inode ON streams(inode);
 """
 
 _DIRECTORY = 0x10
+_MOST_REMEMBERED = 64 << 20
 
 Hidden = Callable[[str], tuple[str, EntryRow, Sequence[StreamRow]] | None]
 """Given a link's target that the parents' view does not show, the nearest parent's own entry for it."""
@@ -127,6 +129,7 @@ class _Overlay:
         (self.next_inode,) = db.execute("SELECT max(id) + 1 FROM inodes").fetchone()
         self.first_inode = self.next_inode
         self.directories: dict[str, int] = {"": ROOT}  # exact paths of directories seen, to their nodes
+        self.remembered = 0  # characters in these paths
         self.security: dict[int, int] = {}  # the index's descriptor ids to the view's
         self.inodes: list[tuple[object, ...]] = []
         self.linked: set[int] = set()  # the nodes that are links made by this layer
@@ -155,12 +158,14 @@ class _Overlay:
                 self._remove(node)
             else:
                 self._empty(node)
-        self.directories = {"": ROOT}
+        self._forget_directories()
 
     def _find(self, path: str) -> int | None:
         """The node that the path names in the view as it is now."""
-        node = ROOT
-        for part in path.split("/"):
+        parent_path, _, last = path.rpartition("/")
+        known = self.directories.get(parent_path)
+        node, parts = (ROOT, path.split("/")) if known is None else (known, [last])
+        for part in parts:
             row = self.db.execute(
                 "SELECT id FROM nodes WHERE parent = ? AND key = ?", (node, fold_key(part))
             ).fetchone()
@@ -224,7 +229,7 @@ class _Overlay:
         self.next_inode = inode + 1
         self._put_inode(inode, row, self.layer, security, streams, nlink=1)
         if is_directory:
-            self.directories[path] = node
+            self._remember(path, node)
         if len(self.inodes) >= 1000:
             self._flush()
 
@@ -281,7 +286,7 @@ class _Overlay:
                 security = old_security
         elif was_directory:
             self._empty(node)
-            self.directories = {"": ROOT}
+            self._forget_directories()
         return node, security
 
     def _directory(self, path: str) -> int:
@@ -289,21 +294,39 @@ class _Overlay:
         known = self.directories.get(path)
         if known is not None:
             return known
-        parent_path, _, name = path.rpartition("/")
-        parent = self._directory(parent_path)
-        key = fold_key(name)
         self._flush()
+        names = []
+        above = path
+        while known is None:
+            above, _, name = above.rpartition("/")
+            names.append(name)
+            known = self.directories.get(above)
+        for name in reversed(names):
+            known = self._subdirectory(known, name)
+        self._remember(path, known)
+        return known
+
+    def _subdirectory(self, parent: int, name: str) -> int:
+        key = fold_key(name)
         row = self.db.execute(
             "SELECT n.id, i.kind, i.reparse IS NOT NULL, n.inode FROM nodes n JOIN inodes i ON i.id = n.inode"
             " WHERE n.parent = ? AND n.key = ?",
             (parent, key),
         ).fetchone()
         if row is not None and row[1] and not row[2]:
-            node = int(row[0])
-        else:
-            node = self._make_directory(parent, key, name, None if row is None else (row[0], row[3]))
+            return int(row[0])
+        return self._make_directory(parent, key, name, None if row is None else (row[0], row[3]))
+
+    def _remember(self, path: str, node: int) -> None:
+        """Note a directory's node; what is noted stays within bounds, however long and many the paths are."""
+        self.remembered += len(path)
+        if self.remembered > _MOST_REMEMBERED:
+            self._forget_directories()
         self.directories[path] = node
-        return node
+
+    def _forget_directories(self) -> None:
+        self.directories = {"": ROOT}
+        self.remembered = 0
 
     def _make_directory(self, parent: int, key: bytes, name: str, old: tuple[int, int] | None) -> int:
         """A plain directory that no entry describes, in the place of the *old* (node, inode) if any."""
@@ -350,34 +373,32 @@ class _Overlay:
         return found
 
     def _link(self, links: Sequence[tuple[str, str]], outer: dict[str, int]) -> None:
-        pending = list(links)
-        while pending:
-            waiting = []
-            pending_keys = {_path_key(path) for path, _ in pending}
-            for path, target in pending:
-                inode = self._own_target(target)
-                if (
-                    inode is None
-                    and _path_key(target) in pending_keys
-                    and _path_key(target) != _path_key(path)
-                ):
-                    waiting.append((path, target))
-                    continue
-                if inode is None:
-                    inode = outer.get(target)
-                if inode is None:
-                    inode = self._inode_of_hidden(target)
-                if inode is None:
-                    raise LayerContentError(
-                        f"hard link to {target!r}, which neither the layer nor any parent has",
-                        layer=self.name,
-                        path=path,
-                    )
-                self._add_link(path, inode)
-            if len(waiting) == len(pending):
-                path, target = waiting[0]
-                raise LayerContentError(f"hard link to {target!r} in a circle", layer=self.name, path=path)
-            pending = waiting
+        # A link to a link waits until that is made; each is looked at anew only then.
+        pending = collections.Counter(_path_key(path) for path, _ in links)
+        waiting: dict[bytes, list[tuple[str, str]]] = {}
+        ready = collections.deque(links)
+        while ready:
+            path, target = ready.popleft()
+            key, target_key = _path_key(path), _path_key(target)
+            inode = self._own_target(target)
+            if inode is None and pending[target_key] and target_key != key:
+                waiting.setdefault(target_key, []).append((path, target))
+                continue
+            if inode is None:
+                inode = outer.get(target)
+            if inode is None:
+                inode = self._inode_of_hidden(target)
+            if inode is None:
+                raise LayerContentError(
+                    f"hard link to {target!r}, which neither the layer nor any parent has",
+                    layer=self.name,
+                    path=path,
+                )
+            self._add_link(path, inode)
+            pending[key] -= 1
+            ready.extend(waiting.pop(key, ()))
+        for (path, target), *_ in waiting.values():
+            raise LayerContentError(f"hard link to {target!r} in a circle", layer=self.name, path=path)
         for inode in outer.values():
             self.db.execute("UPDATE inodes SET nlink = nlink - 1 WHERE id = ?", (inode,))
 
