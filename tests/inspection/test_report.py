@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -316,3 +317,48 @@ def test_a_browser_draws_the_difference(tree: Tree, tmp_path: Path, sample: str,
     assert re.search(r'data-tree="changes" aria-pressed="true"', dom)
     total = len(re.findall(r"<tr data-is", dom))
     assert f"{total} of {total}" in dom
+
+
+def test_keys_and_clicks(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's script, with another behind it that presses and clicks."""
+    from winlayers.inspection.report import page
+
+    driver = """
+    ;(() => {
+      const seen = [];
+      const place = () => seen.push(document.querySelector("#crumbs [aria-current]").textContent);
+      const tiles = () => [...document.querySelectorAll("#treemap [role=button]")];
+      const press = (key) => document.activeElement.dispatchEvent(
+        new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+      tiles()[0].focus(); place();
+      press("Enter"); place();
+      const first = document.activeElement; press("ArrowRight");
+      seen.push(first !== document.activeElement && tiles().includes(document.activeElement));
+      seen.push(document.getElementById("about").textContent.includes("bytes"));
+      press("Escape"); place();
+      tiles()[0].dispatchEvent(new MouseEvent("click", { bubbles: true })); place();
+      const listed = [...document.querySelectorAll("#inside button")];
+      listed.find((b) => b.textContent.startsWith("Windows/")).click(); place();
+      document.querySelector("#crumbs button").click(); place();
+      document.getElementById("theme").click();
+      seen.push(document.documentElement.dataset.theme);
+      document.title = JSON.stringify(seen);
+    })();
+    """
+    asset = page._asset
+    monkeypatch.setattr(page, "_asset", lambda name: asset(name) + (driver if name == "page.js" else ""))
+    dom = rendered(image_report(tree), tmp_path)
+    title = re.search(r"<title>(.*?)</title>", dom)
+    assert title is not None
+    name = tree.name
+    assert json.loads(html.unescape(title[1])) == [
+        name,
+        "Files",
+        True,
+        True,
+        name,
+        "Files",
+        "Windows",
+        name,
+        "dark",
+    ]

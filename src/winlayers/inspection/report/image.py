@@ -12,6 +12,7 @@ from winlayers.inspection.usage import LayerUsage, Usage, measure
 
 _LARGEST = 50
 _WASTED = 200
+_GOOD = 0.95
 
 
 def image_report(tree: Tree) -> str:
@@ -29,7 +30,8 @@ def image_report(tree: Tree) -> str:
         page.section(
             "layers",
             "Layers",
-            "What each layer brings, and how much of it can still be seen in the finished image.",
+            "What each layer brings, and how much of it can still be seen in the finished image: "
+            "the end of a bar without the layer's colour is wasted.",
             _layers(usage),
         ),
         page.section("waste", "Waste", _waste_lead(usage), _waste(usage)),
@@ -90,6 +92,7 @@ def _facts(tree: Tree, usage: Usage) -> list[tuple[str, str]]:
 
 def _cards(tree: Tree, usage: Usage) -> str:
     wasted = usage.data - usage.visible
+    bad = usage.efficiency < _GOOD
     cards = [
         page.card("In the finished image", page.size_text(usage.visible), f"{usage.entries:,} entries"),
         page.card("Shipped in layers", page.size_text(usage.data), f"{len(usage.layers)} layers"),
@@ -103,10 +106,13 @@ def _cards(tree: Tree, usage: Usage) -> str:
             "Wasted",
             page.size_text(wasted),
             f"{len(usage.wasted):,} file{'' if len(usage.wasted) == 1 else 's'} nobody can see",
-            kind="bad" if usage.efficiency < 0.95 else "",
+            kind="bad" if bad else "",
         ),
         page.card(
-            "Efficiency", f"{100 * usage.efficiency:.2f} %", "of what is shipped can be seen", kind="good"
+            "Efficiency",
+            f"{100 * usage.efficiency:.2f} %",
+            "of what is shipped can be seen",
+            kind="" if bad else "good",
         ),
     ]
     return f'<div class="cards">{"".join(cards)}</div>'
