@@ -6,6 +6,7 @@ The packages, lowest first; each may import only those before it:
 - :mod:`winlayers.layers`: the layer service contract and its two implementations;
 - :mod:`winlayers.graphdriver`: the graph driver contract, the registry and the Windows driver;
 - :mod:`winlayers.images`, :mod:`winlayers.containers`: what a user holds in hand;
+- :mod:`winlayers.inspection`: looking in without mounting and without importing;
 - :mod:`winlayers.cli`: the command line.
 """
 
