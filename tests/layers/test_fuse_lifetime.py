@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -22,6 +23,7 @@ from tests.layers.mountviews import ViewBuilder
 from tests.support import require, require_tool
 from winlayers.errors import LayerCorruptError, MountError
 from winlayers.layers.portable.mounts import mountinfo
+from winlayers.layers.portable.mounts.contract import MountAttempt
 from winlayers.layers.portable.mounts.fusefs import processes
 
 __all__ = ["drive"]
@@ -243,6 +245,31 @@ class TestUnmounting:
         drive.unmount()
         assert not (drive.state / "record.db-wal").exists()
         assert (drive.state / "fuse.log").read_bytes() == b""
+
+    def test_what_a_killed_command_left_is_taken_down(self, drive: Drive) -> None:
+        (drive.mount() / "made").write_bytes(b"made")
+        drive.mounter.recover(MountAttempt("fuse", str(drive.root), "", str(drive.state)))
+        assert mountinfo.mounts_at(str(drive.root)) == []
+        assert (drive.mount() / "made").read_bytes() == b"made"
+
+    def test_server_whose_command_was_killed_leaves_by_itself(self, drive: Drive) -> None:
+        order = {
+            "view": drive.view.path,
+            "home": str(Path(drive.view.path).parent.parent),
+            "target": str(drive.root),
+            "state_dir": str(drive.state),
+            "size": None,
+        }
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "winlayers.layers.portable.mounts.fusefs.daemon"]
+        subprocess.run(command, input=json.dumps(order).encode(), stdout=writer, check=True)
+        os.close(writer)
+        drive.mounter.recover(MountAttempt("fuse", str(drive.root), "", str(drive.state)))
+        deadline = time.monotonic() + 10
+        while mountinfo.mounts_at(str(drive.root)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        drive.mount()
 
     def test_one_server_for_one_scratch_layer(self, drive: Drive, tmp_path: Path) -> None:
         drive.mount()

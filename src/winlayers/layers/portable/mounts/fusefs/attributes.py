@@ -9,6 +9,9 @@ from __future__ import annotations
 import errno
 import functools
 import stat
+import sys
+
+assert sys.platform != "win32"
 
 from winlayers.errors import FormatError
 from winlayers.layers.portable import xattrs

@@ -7,8 +7,11 @@ import functools
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
+
+assert sys.platform != "win32"
 
 from winlayers.layers.portable.mounts import mountinfo
 from winlayers.layers.portable.mounts.contract import UpperEntry, UpperKind

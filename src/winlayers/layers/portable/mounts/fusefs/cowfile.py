@@ -11,8 +11,11 @@ import collections
 import errno
 import io
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+assert sys.platform != "win32"
 
 from winlayers.layers.portable.mounts.fusefs.lower import Lower
 from winlayers.layers.portable.mounts.fusefs.record import Inode, Mark, Record

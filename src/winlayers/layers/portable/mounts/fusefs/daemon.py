@@ -1,7 +1,8 @@
 """The process that serves one mount: ``python -m winlayers.layers.portable.mounts.fusefs.daemon``.
 
 It is told what to do in JSON on its standard input, says on its standard output in one line of JSON that the
-mount can be used, or why there is none, and then lives until the mount is gone.
+mount can be used, or why there is none, and then lives until the mount is gone.  It is started with the
+scratch layer's lock held, and holds it as long as it lives.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import sqlite3
 import sys
@@ -18,7 +20,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from winlayers.durable import FileLock
+assert sys.platform != "win32"
+
 from winlayers.errors import MountError, WinlayersError
 from winlayers.layers.portable.mounts import mountinfo
 from winlayers.layers.portable.mounts.fusefs import device
@@ -33,8 +36,6 @@ from winlayers.layers.portable.mounts.fusefs.syncing import sync
 from winlayers.layers.portable.mounts.fusefs.tree import Tree
 from winlayers.layers.portable.view import View
 
-LOCK = "fuse.lock"
-
 
 def main() -> int:
     """Serve the mount that standard input describes; the exit code."""
@@ -46,7 +47,6 @@ def main() -> int:
     os.umask(0o077)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: _unmount_soon(request["target"]))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     answer = _Answer()
@@ -58,12 +58,14 @@ def main() -> int:
     return 0
 
 
-def _unmount_soon(target: str) -> None:
+def _unmount_soon(target: str, mount_id: int) -> None:
     """Leave as the system goes down; the thread that serves must go on serving meanwhile."""
 
     def unmount() -> None:
-        with contextlib.suppress(OSError):
-            device.unmount(target, lazy=True)
+        there = mountinfo.mounts_at(target)
+        if there and there[-1].id == mount_id:
+            with contextlib.suppress(OSError):
+                device.unmount(target, lazy=True)
 
     threading.Thread(target=unmount, daemon=True).start()
 
@@ -74,18 +76,27 @@ class _Answer:
     def __init__(self) -> None:
         self._given = False
 
-    def give(self, answer: dict[str, Any]) -> None:
+    def is_unwanted(self) -> bool:
+        """Whether who asked is gone already."""
+        poll = select.poll()
+        poll.register(1, 0)
+        return bool(poll.poll(0))
+
+    def give(self, answer: dict[str, Any]) -> bool:
+        """Give the answer; False: nobody listens any more."""
         line = json.dumps(answer).encode("ascii") + b"\n"
+        heard = True
         try:
             os.write(2 if self._given else 1, line)
         except OSError:
-            pass  # nobody listens any more
+            heard = False
         if not self._given:
             self._given = True
             null = os.open(os.devnull, os.O_RDWR)
             for standard in (0, 1):
                 os.dup2(null, standard)
             os.close(null)
+        return heard
 
 
 def _serve(request: dict[str, Any], answer: _Answer) -> None:
@@ -100,12 +111,24 @@ def _serve(request: dict[str, Any], answer: _Answer) -> None:
         if state_dir is not None:
             operations = stack.enter_context(_opened(lower, state_dir, request["size"]))
             tree = operations.tree
+        if answer.is_unwanted():
+            raise MountError("who asked for the mount is gone", path=target)
+        real = os.path.realpath(target)
         fd = device.mount(target, read_only=state_dir is None)
+        # From here on this thread must not look at the target: nobody would answer.
+        mount_id = [0, *(mount.id for mount in mountinfo.mounts() if mount.target == real)][-1]
+        signal.signal(signal.SIGTERM, lambda *_: _unmount_soon(target, mount_id))
         gc.collect()
         gc.freeze()
         server = Server(fd, tree, operations, owner)
+
+        def ready() -> None:
+            # Who asked may have been killed meanwhile; nobody would know of this mount.
+            if not answer.give({"pid": os.getpid(), "start": start_time(os.getpid())}):
+                _unmount_soon(target, mount_id)
+
         try:
-            server.serve(lambda: answer.give({"pid": os.getpid(), "start": start_time(os.getpid())}))
+            server.serve(ready)
         finally:
             os.close(fd)
 
@@ -113,22 +136,16 @@ def _serve(request: dict[str, Any], answer: _Answer) -> None:
 @contextlib.contextmanager
 def _opened(lower: Lower, state_dir: str, size: int | None) -> Iterator[Operations]:
     """A scratch layer's changes; when the block ends they are on disk, whole."""
-    lock = FileLock(os.path.join(state_dir, LOCK), timeout=0)
-    if not lock.acquire():
-        raise MountError("another process serves this scratch layer", path=state_dir)
-    try:
-        record = Record(state_dir, lower, mountinfo.boot_id())
-        data = DataFiles(state_dir, lower, record)
-        data.sweep(record)
-        space = Space(state_dir, size, sum(map(cost_of, record.inodes.values())))
-        operations = Operations(Tree(lower, record, data), record, data, space)
-        yield operations
-        sync(operations, threading.Lock())
-        data.sweep(record)
-        data.close()
-        record.close()
-    finally:
-        lock.release()
+    record = Record(state_dir, lower, mountinfo.boot_id())
+    data = DataFiles(state_dir, lower, record)
+    data.sweep(record)
+    space = Space(state_dir, size, sum(map(cost_of, record.inodes.values())))
+    operations = Operations(Tree(lower, record, data), record, data, space)
+    yield operations
+    sync(operations, threading.Lock())
+    data.sweep(record)
+    data.close()
+    record.close()
 
 
 if __name__ == "__main__":

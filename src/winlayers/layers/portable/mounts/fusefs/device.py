@@ -11,6 +11,9 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+
+assert sys.platform != "win32"
 
 from winlayers.errors import MountError
 from winlayers.layers.portable.mounts import mountinfo, syscalls

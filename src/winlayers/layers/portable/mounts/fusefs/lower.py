@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import sys
 from typing import NamedTuple
+
+assert sys.platform != "win32"
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable.mounts.fusefs import protocol

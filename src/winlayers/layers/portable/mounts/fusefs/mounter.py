@@ -5,20 +5,31 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
+assert sys.platform != "win32"
+
+from winlayers.durable import FileLock
 from winlayers.errors import MountError
 from winlayers.layers.portable.mounts import mountinfo
-from winlayers.layers.portable.mounts.contract import Mounter, MountRecord, MountRequest, UpperEntry
+from winlayers.layers.portable.mounts.contract import (
+    MountAttempt,
+    Mounter,
+    MountRecord,
+    MountRequest,
+    UpperEntry,
+)
 from winlayers.layers.portable.mounts.fusefs import device, processes
 from winlayers.layers.portable.mounts.fusefs.changes import record_changes
 from winlayers.layers.portable.view import View
 
 _DAEMON = "winlayers.layers.portable.mounts.fusefs.daemon"
 _LOG = "fuse.log"
+_START = 300.0
 _END = 600.0
 _RETRIES = 20
 _PAUSE = 0.05
@@ -53,7 +64,16 @@ class FuseMounter(Mounter):
             "state_dir": request.state_dir,
             "size": request.size,
         }
-        answer = _start(order)
+        lock = None
+        if request.state_dir is not None:
+            lock = processes.take_lock(request.state_dir)
+            if lock is None:
+                raise MountError("another process serves this scratch layer", path=request.state_dir)
+        try:
+            answer = _start(order, lock)
+        finally:
+            if lock is not None:
+                os.close(lock)
         if "error" in answer:
             raise MountError(str(answer["error"]))
         details = {"pid": str(answer["pid"]), "start": str(answer["start"])}
@@ -65,6 +85,21 @@ class FuseMounter(Mounter):
         _read_ahead(request.target)
         writable = request.state_dir is not None
         return MountRecord(self.kind, request.target, writable, mountinfo.boot_id(), details)
+
+    def recover(self, attempt: MountAttempt) -> None:
+        """Take down what is at the target, and wait for the process that serves it."""
+        try:
+            for _ in mountinfo.mounts_at(attempt.target):
+                device.unmount(attempt.target, lazy=True)
+        except OSError as failure:
+            raise MountError(
+                f"what a killed process mounted can't be unmounted: {failure.strerror}", path=attempt.target
+            ) from failure
+        if attempt.state_dir is not None and os.path.isdir(attempt.state_dir):
+            lock = FileLock(os.path.join(attempt.state_dir, processes.LOCK), timeout=_END)
+            if not lock.acquire():
+                raise MountError("a process still serves the scratch layer", path=attempt.state_dir)
+            lock.release()
 
     def unmount(self, record: MountRecord) -> None:
         """Take the mount down, with all changes written.
@@ -102,8 +137,8 @@ class FuseMounter(Mounter):
         return record_changes(view, state_dir)
 
 
-def _start(order: dict[str, object]) -> dict[str, object]:
-    """Start the process that serves the mount; its answer."""
+def _start(order: dict[str, object], lock: int | None) -> dict[str, object]:
+    """Start the process that serves the mount, and holds the lock from now on; its answer."""
     state_dir = order["state_dir"]
     log = os.devnull if state_dir is None else os.path.join(str(state_dir), _LOG)
     with open(log, "ab") as errors:
@@ -113,6 +148,7 @@ def _start(order: dict[str, object]) -> dict[str, object]:
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         )
     with process:
         if process.stdin is None or process.stdout is None:
@@ -122,6 +158,8 @@ def _start(order: dict[str, object]) -> dict[str, object]:
             process.stdin.close()
         except BrokenPipeError:
             pass  # it died; there is no answer then
+        if not select.select([process.stdout], [], [], _START)[0]:
+            raise MountError(f"the process that serves the mount is not ready after {_START:.0f} seconds")
         line = process.stdout.readline()
     try:
         answer = json.loads(line)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import errno
 import functools
 import stat
+import sys
+
+assert sys.platform != "win32"
 
 from winlayers.errors import InvalidNameError, SecurityDescriptorError
 from winlayers.layers.portable.mounts.fusefs import protocol

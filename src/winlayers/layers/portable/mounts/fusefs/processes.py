@@ -4,9 +4,33 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 
+assert sys.platform != "win32"
+
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = "fuse.lock"
+"""Held, in a scratch layer's folder, by the process that serves it."""
+
 _POLL = 0.01
+
+
+def take_lock(folder: str) -> int | None:
+    """The lock of the scratch layer in *folder*, as a descriptor; None: another process has it.
+
+    Whoever is given the descriptor holds the lock with this process, and keeps it when this one ends.
+    """
+    fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
 
 
 def start_time(pid: int) -> str | None:

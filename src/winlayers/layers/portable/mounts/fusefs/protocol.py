@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import enum
 import struct
+import sys
+
+assert sys.platform != "win32"
+
 
 MAJOR = 7
 MINOR = 45

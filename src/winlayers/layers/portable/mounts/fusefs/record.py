@@ -23,7 +23,10 @@ import dataclasses
 import enum
 import os
 import sqlite3
+import sys
 from typing import Any, NamedTuple
+
+assert sys.platform != "win32"
 
 from winlayers.durable import fsync_dir
 from winlayers.errors import LayerCorruptError

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import sys
+
+assert sys.platform != "win32"
 
 from winlayers.errors import FormatError
 from winlayers.layers.portable.mounts.fusefs import protocol

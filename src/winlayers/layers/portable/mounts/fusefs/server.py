@@ -21,8 +21,11 @@ import os
 import select
 import sqlite3
 import struct
+import sys
 import threading
 from collections.abc import Callable
+
+assert sys.platform != "win32"
 
 from winlayers.errors import WinlayersError
 from winlayers.layers.portable.mounts.fusefs import protocol

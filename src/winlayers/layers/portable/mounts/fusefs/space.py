@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+
+assert sys.platform != "win32"
 
 from winlayers.layers.portable.mounts.fusefs.record import Inode
 

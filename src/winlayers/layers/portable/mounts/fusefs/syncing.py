@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+
+assert sys.platform != "win32"
 
 from winlayers.durable import fsync_dir
 from winlayers.layers.portable.mounts.fusefs.operations import Operations

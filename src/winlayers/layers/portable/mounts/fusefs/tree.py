@@ -7,9 +7,12 @@ import collections
 import errno
 import itertools
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
+
+assert sys.platform != "win32"
 
 from winlayers.layers.portable.mounts.fusefs import protocol
 from winlayers.layers.portable.mounts.fusefs.cowfile import DataFiles, bitmap
