@@ -312,7 +312,8 @@ class View:
             return b""
         file = self.open_source(extent.layer, extent.source)
         try:
-            data = os.pread(file.fileno(), want, extent.offset + offset)
+            file.seek(extent.offset + offset)
+            data = file.read(want)
         except OSError as error:
             raise disk.disk_error(error, "read") from error
         if len(data) != want:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
+
+assert sys.platform != "win32"
 
 from winlayers.errors import LayerContentError
 

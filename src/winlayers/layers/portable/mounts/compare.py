@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO
+
+assert sys.platform != "win32"
 
 from winlayers.errors import FormatError, LayerContentError
 from winlayers.layers.portable import xattrs

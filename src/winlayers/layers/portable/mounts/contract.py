@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from winlayers.errors import MountError
-from winlayers.layers.portable.mounts import mountinfo, syscalls
+from winlayers.layers.portable.mounts import mountinfo
 from winlayers.layers.portable.view import View
 from winlayers.win32.metadata import FileMetadata
 
@@ -174,15 +174,16 @@ class Mounter(abc.ABC):
         Raises:
             MountError: it can't be taken away.
         """
-        if sys.platform != "linux":
-            return
-        try:
-            for _ in mountinfo.mounts_at(attempt.target):
-                syscalls.unmount(attempt.target, syscalls.UMOUNT_NOFOLLOW | syscalls.UMOUNT_DETACH)
-        except OSError as error:
-            raise MountError(
-                f"what a killed process mounted can't be unmounted: {error.strerror}", path=attempt.target
-            ) from error
+        if sys.platform == "linux":
+            from winlayers.layers.portable.mounts import syscalls
+
+            try:
+                for _ in mountinfo.mounts_at(attempt.target):
+                    syscalls.unmount(attempt.target, syscalls.UMOUNT_NOFOLLOW | syscalls.UMOUNT_DETACH)
+            except OSError as error:
+                raise MountError(
+                    f"what a killed process mounted can't be unmounted: {error.strerror}", path=attempt.target
+                ) from error
 
     @abc.abstractmethod
     def unmount(self, record: MountRecord) -> None:

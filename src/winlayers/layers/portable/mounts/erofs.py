@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+assert sys.platform != "win32"
+
 from winlayers.errors import MountError
 from winlayers.layers.portable.erofs.image import ensure_image, read_facts
 from winlayers.layers.portable.mounts import loop, mountinfo, scratch, syscalls

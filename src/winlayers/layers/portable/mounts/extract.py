@@ -21,6 +21,8 @@ import stat
 import sys
 from collections.abc import Iterator
 
+assert sys.platform != "win32"
+
 from winlayers import durable
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.erofs.image import stamp_of

@@ -8,6 +8,8 @@ import secrets
 import sys
 from collections.abc import Iterator
 
+assert sys.platform != "win32"
+
 from winlayers.layers.portable import xattrs
 from winlayers.layers.portable.erofs.tree import stream_sources
 from winlayers.layers.portable.mounts import anchored

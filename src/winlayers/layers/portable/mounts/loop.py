@@ -11,6 +11,8 @@ import os
 import struct
 import sys
 
+assert sys.platform != "win32"
+
 from winlayers.errors import MountError
 
 if sys.platform != "win32":

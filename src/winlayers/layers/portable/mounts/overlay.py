@@ -19,7 +19,10 @@ import functools
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterator
+
+assert sys.platform != "win32"
 
 from winlayers.errors import LayerContentError, LayerCorruptError
 from winlayers.layers.portable import xattrs

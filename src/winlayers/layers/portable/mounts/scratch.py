@@ -11,7 +11,10 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+
+assert sys.platform != "win32"
 
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.mounts import loop, mountinfo, syscalls

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+
 from winlayers.errors import MountError
 from winlayers.layers.portable.mounts.contract import Mounter
-from winlayers.layers.portable.mounts.erofs import ErofsMounter
-from winlayers.layers.portable.mounts.extract import ExtractMounter
-from winlayers.layers.portable.mounts.fusefs.mounter import FuseMounter
 
 AUTO = "auto"
 
 
 def mounters() -> list[Mounter]:
-    """All kinds, the best first."""
-    return [ErofsMounter(), FuseMounter(), ExtractMounter()]
+    """All kinds that this operating system has, the best first; Windows has none (its own are HCS's)."""
+    if sys.platform != "win32":
+        from winlayers.layers.portable.mounts.erofs import ErofsMounter
+        from winlayers.layers.portable.mounts.extract import ExtractMounter
+        from winlayers.layers.portable.mounts.fusefs.mounter import FuseMounter
+
+        return [ErofsMounter(), FuseMounter(), ExtractMounter()]
+    else:  # noqa: RET505 - mypy must see one branch for each platform
+        return []
 
 
 def by_kind(kind: str) -> Mounter:

@@ -11,9 +11,12 @@ import functools
 import os
 import sqlite3
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
+
+assert sys.platform != "win32"
 
 from winlayers.errors import LayerContentError, LayerCorruptError
 from winlayers.layers.portable import xattrs

@@ -11,6 +11,9 @@ import errno
 import os
 import sys
 
+assert sys.platform != "win32"
+
+
 FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
