@@ -99,8 +99,8 @@ class LayerOptions:
         file_sddl, directory_sddl: the very descriptor for files, and for directories that are new.
         below: what the layers below have at a path (``/``-separated, from the drive's root): True: a
             directory, False: something else, None: nothing.  Without it every directory may be there already.
-        directory: metadata and streams of a directory that *below* says is there ("": the drive's root).  It is
-            written again as it is, and what the layer puts into it inherits from its descriptor.
+        directory: metadata and streams of a directory that *below* says is there ("": the drive's root).  It
+            is written again as it is, and what the layer puts into it inherits from its descriptor.
         report_collisions: give two names that differ in case alone in the result instead of refusing them.
     """
 
