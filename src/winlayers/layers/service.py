@@ -369,8 +369,8 @@ class LayerService(abc.ABC):
     def facts(self, layer_id: str) -> dict[str, str]:
         """What the service knows of a layer without reading it, for metadata and listings.
 
-        Keys that mean the same in every service: ``entries`` (a number), ``size`` (bytes in all data streams),
-        ``tar_size`` (bytes of its tar), ``digest`` (its diff id).  Services that know nothing give nothing.
+        Keys mean the same in every service: ``entries`` (a number), ``size`` (bytes in all data streams),
+        ``tar_size`` (bytes of its tar), ``digest`` (its diff id).  A service that knows nothing gives nothing.
         """
         return {}
 
