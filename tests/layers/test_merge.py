@@ -186,6 +186,20 @@ class TestHardLinks:
         with pytest.raises(LayerContentError):
             service.import_tar("bad", [], io.BytesIO(tar))
 
+    def test_to_a_file_that_becomes_a_directory_is_refused(self, service: PortableLayerService) -> None:
+        tar = base_tar().file("Files/a", b"x").file("Files/a/b", b"y").link("Files/c", "Files/a").bytes()
+        with pytest.raises(LayerContentError, match=r"Files/c.*Files/a"):
+            service.import_tar("bad", [], io.BytesIO(tar))
+        assert service.store.ids() == []
+
+    def test_below_a_file_that_becomes_a_directory(self, service: PortableLayerService) -> None:
+        merged = view_of(
+            service,
+            base_tar().file("Files/a", b"x").file("Files/f", b"f").link("Files/a/b", "Files/f").bytes(),
+        )
+        assert merged["Files/a"] is None
+        assert merged["Files/a/b"] == b"f"
+
     def test_a_changed_file_parts_from_its_links(self, service: PortableLayerService) -> None:
         merged = view_of(
             service,

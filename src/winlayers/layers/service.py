@@ -370,7 +370,7 @@ class LayerService(abc.ABC):
         """What the service knows of a layer without reading it, for metadata and listings.
 
         Keys mean the same in every service: ``entries`` (a number), ``size`` (bytes in all data streams),
-        ``tar_size`` (bytes of its tar), ``digest`` (its diff id).  A service that knows nothing gives nothing.
+        ``tar_size`` (bytes of its tar), ``digest`` (its diff id).  Who knows nothing gives nothing.
         """
         return {}
 

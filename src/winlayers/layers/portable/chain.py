@@ -167,6 +167,8 @@ class ChainViews:
         if not links and not utility:
             return
         outside = self._targets_outside(index, links)
+        if links and _is_file_and_directory(index):
+            self._try_view(index, parents)
         if not outside and not utility:
             return
         if not parents:
@@ -187,6 +189,17 @@ class ChainViews:
                         layer=index.layer,
                         path=path,
                     )
+
+    def _try_view(self, index: Index, parents: Sequence[str]) -> None:
+        """Merge a layer that is not published yet, only to see that it can be."""
+        with durable.hidden_folder(self._store.home) as folder, contextlib.ExitStack() as stack:
+            below = None
+            if parents:
+                stack.enter_context(self._store.staying(*parents))
+                below = stack.enter_context(self.open(parents[0])).path
+            hidden = stack.enter_context(_HiddenTargets(self, parents))
+            with disk.writing():
+                build_view(os.path.join(folder, folders.VIEW), below, [(index.layer, index, hidden)])
 
     def _targets_outside(self, index: Index, links: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """The links whose targets, links of the layer followed, must be in a parent: (path, target)."""
@@ -232,3 +245,22 @@ class ChainViews:
             layer=index.layer,
             path=path,
         )
+
+
+def _is_file_and_directory(index: Index) -> bool:
+    """Whether some path is a file's in one entry and has others below it in another.
+
+    Which of the two is there in the end depends on the order of entries, and so does what links lead to.
+    """
+    parents: set[str] = set()
+    files: set[str] = set()
+    for row in index.entries():
+        if row.code > EntryCode.LINK:
+            continue
+        if row.code != EntryCode.DIRECTORY:
+            files.add(upcase(row.path))
+        parent = row.path.rpartition("/")[0]
+        while parent and (key := upcase(parent)) not in parents:
+            parents.add(key)
+            parent = parent.rpartition("/")[0]
+    return not files.isdisjoint(parents)
