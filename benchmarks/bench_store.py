@@ -1,4 +1,4 @@
-"""Microseconds per entry in the portable store, at growing numbers of entries; and the memory of an import.
+"""Microseconds of CPU per entry in the portable store at growing numbers of entries; memory of an import.
 
 python benchmarks/bench_store.py                      # 10,000 and 100,000 entries
 python benchmarks/bench_store.py --entries 1000000    # takes some minutes and 8 GB of disk
@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import best, clock, in_child, machine, path_of, table, write_layer
+from common import Clock, best, clock, in_child, machine, path_of, table, write_layer
 
 from winlayers.layers.portable.erofs.image import write_image
 from winlayers.layers.portable.service import PortableLayerService
@@ -38,39 +39,39 @@ def export(service: PortableLayerService, layer_id: str) -> None:
     stream.close()
 
 
-def measure(entries: int, folder: Path) -> dict[str, float]:
+def measure(entries: int, folder: Path, now: Clock) -> dict[str, float]:
     """Microseconds per entry of each piece of work; of the delta's, per entry of the delta."""
     base, delta = folder / "base.tar", folder / "delta.tar"
     found: dict[str, float] = {}
     count = write_layer(base, range(entries))
     changed = write_layer(delta, [*range(0, entries, 10), *range(entries, entries + entries // 10)])
     parse(base)
-    found["parse alone"] = best(1, lambda: parse(base)) / count
+    found["parse alone"] = best(1, lambda: parse(base), now) / count
     service = PortableLayerService(DriverInfo(os.fspath(folder / "home")))
     service.check_home()
-    with clock() as took, open(base, "rb", buffering=0) as file:
+    with clock(now) as took, open(base, "rb", buffering=0) as file:
         service.import_tar("base", [], file)
     found["import"] = took() / count
     parents = [service.layer_path("base")]
-    with clock() as took, open(delta, "rb", buffering=0) as file:
+    with clock(now) as took, open(delta, "rb", buffering=0) as file:
         service.import_tar("delta", parents, file)
     found["import of the delta"] = took() / changed
-    with clock() as took:
+    with clock(now) as took:
         service.views.open("base").close()
     found["merge of the base"] = took() / count
-    with clock() as took:
+    with clock(now) as took:
         service.views.open("delta").close()
     found["merge of the delta over it"] = took() / changed
     with service.views.open("delta") as view:
         nodes = view.count()
-        found["merged listing"] = best(1, lambda: sum(1 for _ in view.walk())) / nodes
+        found["merged listing"] = best(1, lambda: sum(1 for _ in view.walk()), now) / nodes
         image = folder / "view.erofs"
-        found["EROFS image"] = best(1, lambda: write_image(view, os.fspath(image))) / nodes
-    found["changes of the base"] = best(1, lambda: sum(1 for _ in service.changes("base", []))) / count
+        found["EROFS image"] = best(1, lambda: write_image(view, os.fspath(image)), now) / nodes
+    found["changes of the base"] = best(1, lambda: sum(1 for _ in service.changes("base", [])), now) / count
     changes: Callable[[], object] = lambda: sum(1 for _ in service.changes("delta", parents))  # noqa: E731
-    found["changes of the delta"] = best(1, changes) / changed
-    found["export"] = best(2, lambda: export(service, "base")) / count
-    with clock() as took:
+    found["changes of the delta"] = best(1, changes, now) / changed
+    found["export"] = best(2, lambda: export(service, "base"), now) / count
+    with clock(now) as took:
         service.destroy("delta")
         service.destroy("base")
     found["removal of both"] = took() / (count + changed)
@@ -128,8 +129,10 @@ def main() -> None:
     )
     parser.add_argument("--entries", type=int, action="append", help="numbers of entries (10000, 100000)")
     parser.add_argument("--memory", type=int, metavar="MIB", help="measure the memory of such an import")
+    parser.add_argument("--wall", action="store_true", help="measure time that passes, not CPU time")
     parser.add_argument("--folder", help="where to work (a temporary folder)")
     arguments = parser.parse_args()
+    now = time.perf_counter if arguments.wall else time.process_time
     print(f"{machine()}\n")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
@@ -143,15 +146,23 @@ def main() -> None:
             return
         columns = []
         for entries in arguments.entries or (10_000, 100_000):
-            columns.append((entries, in_folder(folder / str(entries), entries)))
+            columns.append((entries, in_folder(folder / str(entries), entries, now)))
     rows = [(name, *(f"{found[name]:.1f}" for _, found in columns)) for name in columns[0][1]]
-    print(table(("µs per entry", *(f"{entries:,}" for entries, _ in columns)), rows))
+    print(
+        table(
+            (
+                f"µs of {'time' if arguments.wall else 'CPU'} per entry",
+                *(f"{entries:,}" for entries, _ in columns),
+            ),
+            rows,
+        )
+    )
 
 
-def in_folder(folder: Path, entries: int) -> dict[str, float]:
+def in_folder(folder: Path, entries: int, now: Clock) -> dict[str, float]:
     """Measure in a folder of its own."""
     folder.mkdir()
-    return measure(entries, folder)
+    return measure(entries, folder, now)
 
 
 if __name__ == "__main__":

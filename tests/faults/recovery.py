@@ -61,7 +61,8 @@ def assert_recovers(operation: Operation, home: str, before: State, after: State
                 assert now.get(layer_id, after[layer_id])[0] == after[layer_id][0]
     else:
         assert now in (before, after)
-    assert operation.damaged or check(service) == []
+    found = check(service)
+    assert operation.damaged or found == [], found
     operation.run(service)
     assert state_of(service) == after
     assert check(service) == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from winlayers.errors import (
     LayerNotFoundError,
     MountError,
     UnsupportedError,
+    WinlayersError,
 )
 from winlayers.graphdriver.contract import CreateOptions
 from winlayers.images.config import now
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("winlayers.containers")
 _MIN_PREFIX = 4
+_UNFINISHED = ".unfinished"
 
 
 class ContainerStore:
@@ -54,6 +57,14 @@ class ContainerStore:
         self._folder.mkdir(exist_ok=True)
         self._driver = driver
         self._lock = lock
+        if any(self._folder.glob(f"*{_UNFINISHED}")):
+            locked = lock()
+            locked.timeout = 0  # whoever holds it works on one, or will come by here, too
+            if locked.acquire():
+                try:
+                    self._finish()
+                finally:
+                    locked.release()
 
     # -- records --
 
@@ -90,6 +101,35 @@ class ContainerStore:
 
     def _path(self, container_id: str) -> Path:
         return self._folder / f"{container_id}.json"
+
+    @contextlib.contextmanager
+    def _noted(self, container_id: str) -> Iterator[None]:
+        """Keep a note that the container is being made or removed, for :meth:`_finish` after a crash."""
+        note = self._folder / f"{container_id}{_UNFINISHED}"
+        durable.write_bytes(os.fspath(note), b"")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(WinlayersError, OSError):  # the next process will try again
+                self._finish()
+            raise
+        note.unlink()
+
+    def _finish(self) -> None:
+        """Finish what processes that were killed began; the caller holds the lock, so nobody is at it.
+
+        A layer without a record goes (its container was never made, or is removed), and so does a record
+        without a layer (a removal that got so far).
+        """
+        driver = self._driver()
+        for note in self._folder.glob(f"*{_UNFINISHED}"):
+            container_id = note.name.removesuffix(_UNFINISHED)
+            record = self._path(container_id)
+            if not record.exists():
+                driver.remove(container_id)
+            elif not driver.exists(container_id):
+                record.unlink()
+            note.unlink()
 
     # -- life --
 
@@ -136,12 +176,14 @@ class ContainerStore:
                 created=now(),
                 storage_opt=dict(storage_opt or {}),
             )
-            driver.create_read_write(container.id, layers[-1], CreateOptions(storage_opt or {}))
-            try:
-                durable.write_json(os.fspath(self._path(container.id)), container.to_json())
-            except BaseException:
-                driver.remove(container.id)
-                raise
+            self._finish()
+            with self._noted(container.id):
+                driver.create_read_write(container.id, layers[-1], CreateOptions(storage_opt or {}))
+                try:
+                    durable.write_json(os.fspath(self._path(container.id)), container.to_json())
+                except BaseException:
+                    driver.remove(container.id)
+                    raise
         return container
 
     def remove(self, name: str, *, force: bool = False) -> Container:
@@ -162,13 +204,15 @@ class ContainerStore:
                 )
             driver.put(container.id)
         with self._lock():
-            try:
-                driver.remove(container.id)
-            except LayerInUseError as error:
-                raise ContainerError(
-                    f"container {container.name} is in use", hint="umount it first, or use --force"
-                ) from error
-            self._path(container.id).unlink(missing_ok=True)
+            self._finish()
+            with self._noted(container.id):
+                try:
+                    driver.remove(container.id)
+                except LayerInUseError as error:
+                    raise ContainerError(
+                        f"container {container.name} is in use", hint="umount it first, or use --force"
+                    ) from error
+                self._path(container.id).unlink(missing_ok=True)
         return container
 
     # -- use --
