@@ -88,13 +88,16 @@ class FuseMounter(Mounter):
 
     def recover(self, attempt: MountAttempt) -> None:
         """Take down what is at the target, and wait for the process that serves it."""
-        try:
-            for _ in mountinfo.mounts_at(attempt.target):
+        while there := mountinfo.mounts_at(attempt.target):
+            try:
                 device.unmount(attempt.target, lazy=True)
-        except OSError as failure:
-            raise MountError(
-                f"what a killed process mounted can't be unmounted: {failure.strerror}", path=attempt.target
-            ) from failure
+            except OSError as failure:
+                if mountinfo.mounts_at(attempt.target) != there:
+                    continue  # a server that finds itself unwanted does the same
+                raise MountError(
+                    f"what a killed process mounted can't be unmounted: {failure.strerror}",
+                    path=attempt.target,
+                ) from failure
         if attempt.state_dir is not None and os.path.isdir(attempt.state_dir):
             lock = FileLock(os.path.join(attempt.state_dir, processes.LOCK), timeout=_END)
             if not lock.acquire():
