@@ -101,7 +101,7 @@ class Operation:
     Attributes:
         setup: makes the store that it starts from.
         run: does it; also again, after it was interrupted or done.
-        damaged: whether the store that it starts from is.
+        damage: what is done to derived files of the store before.
         mount: the kind of mount that it needs.
         intermediate: whether states between before and after are fine, too.
     """
@@ -109,7 +109,7 @@ class Operation:
     name: str
     setup: Callable[[PortableLayerService], None]
     run: Callable[[PortableLayerService], None]
-    damaged: bool = False
+    damage: Callable[[PortableLayerService], None] | None = None
     intermediate: bool = False
     mount: str | None = None
 
@@ -191,8 +191,7 @@ def _build_view(service: PortableLayerService) -> None:
     service.views.open("delta").close()
 
 
-def _damaged(service: PortableLayerService) -> None:
-    _views(service)
+def _damage(service: PortableLayerService) -> None:
     for name in ("index.db", "view.db"):
         Path(service.layer_path("delta"), name).write_bytes(b"damaged")
 
@@ -233,6 +232,19 @@ def _commit(service: PortableLayerService) -> None:
         driver.apply_diff("committed", "delta", diff)
 
 
+def _read_only(service: PortableLayerService) -> None:
+    """Mount a layer by itself, look into it, unmount."""
+    service.deactivate("delta")
+    service.activate("delta")
+    service.prepare("delta", chain(service, "base"))
+    try:
+        assert Path(service.mount_path("delta"), "new.txt").read_bytes() == b"new in the delta"
+    except OSError as error:
+        raise UserError(f"the user's own work failed: {error}") from error
+    service.unprepare("delta")
+    service.deactivate("delta")
+
+
 OPERATIONS = (
     Operation("import a base layer", lambda service: None, _import_base),
     Operation("import a layer with links into its parent", _base, _import_delta),
@@ -244,13 +256,14 @@ OPERATIONS = (
     Operation("destroy a layer", _views, _destroy),
     Operation("remove a layer through the driver", _views, _remove_by_driver),
     Operation("build a view", _delta, _build_view),
-    Operation("repair", _damaged, _repair, damaged=True),
+    Operation("repair", _views, _repair, damage=_damage),
     *(
         Operation(
             f"mount, change and unmount by {kind}", _scratch, mounted_use, intermediate=True, mount=kind
         )
         for kind in MOUNT_KINDS
     ),
+    *(Operation(f"mount read-only by {kind}", _delta, _read_only, mount=kind) for kind in MOUNT_KINDS),
     *(
         Operation(f"commit a scratch layer kept by {kind}", _used_scratch, _commit, mount=kind)
         for kind in MOUNT_KINDS

@@ -31,7 +31,10 @@ def start(operation: Operation, home: str) -> State:
     require_mount(operation)
     service = operation.open(home)
     operation.setup(service)
-    return state_of(service)
+    state = state_of(service)
+    if operation.damage is not None:
+        operation.damage(service)
+    return state
 
 
 def fork_operation(operation: Operation, home: str, prepare: Callable[[], None] | None = None) -> int:
@@ -62,7 +65,7 @@ def assert_recovers(operation: Operation, home: str, before: State, after: State
     else:
         assert now in (before, after)
     found = check(service)
-    assert operation.damaged or found == [], found
+    assert operation.damage is not None or found == [], found
     operation.run(service)
     assert state_of(service) == after
     assert check(service) == []

@@ -142,7 +142,8 @@ class Mounts:
             if state is not None and record.mount_kind is None:
                 self._store.update_record(layer_id, mount_kind=mounter.kind)
             found = os.stat(target)
-            attempt = MountAttempt(mounter.kind, target, f"{found.st_dev}:{found.st_ino}", state)
+            identity = f"{found.st_dev}:{found.st_ino}"
+            attempt = MountAttempt(mounter.kind, target, identity, state, self._store.folder(top))
             self._write(layer_id, None, attempt)
             try:
                 return mounter.mount(MountRequest(view, self._store.folder(top), target, state, record.size))

@@ -131,9 +131,9 @@ class LayerStore:
     def _sweep_layer(self, layer_id: str) -> list[str]:
         folder = self.folder(layer_id)
         swept = durable.sweep(folder)
-        scratch = os.path.join(folder, SCRATCH)
-        if os.path.isdir(scratch):
-            swept += [os.path.join(SCRATCH, name) for name in durable.sweep(scratch)]
+        for below in (SCRATCH, EXTRACT):
+            if os.path.isdir(os.path.join(folder, below)):
+                swept += [os.path.join(below, name) for name in durable.sweep(os.path.join(folder, below))]
         marker = os.path.join(folder, _REMOVING)
         try:
             with open(marker, encoding="ascii", errors="replace") as file:

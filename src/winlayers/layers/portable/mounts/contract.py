@@ -69,12 +69,14 @@ class MountAttempt:
         target: the folder at which the view was to appear.
         identity: device and inode number that this folder had, before.
         state_dir: the scratch layer's own folder, of a writable mount.
+        view_dir: the folder beside the view's file.
     """
 
     kind: str
     target: str
     identity: str
     state_dir: str | None
+    view_dir: str = ""
 
 
 class UpperKind(enum.Enum):

@@ -43,6 +43,7 @@ TREE = "tree"
 STAMPS = "stamps.db"
 PLACE = "place.json"
 _SHARED = "shared-"
+_OWN = "mount-"
 _LOCK = ".lock"
 
 
@@ -102,9 +103,14 @@ class ExtractMounter(Mounter):
                 os.mkdir(attempt.target)
             elif _identity(attempt.target) not in ("", attempt.identity):
                 # The target was empty: another folder in its place can only be what was put there.
-                _unlock(attempt.target)
-                durable.remove_tree(attempt.target)
+                _remove(attempt.target)
                 os.mkdir(attempt.target)
+            if attempt.state_dir is None:
+                # A layer is mounted once at a time: no other mount's tree can be there.
+                folder = os.path.join(attempt.view_dir, EXTRACT)
+                for name in os.listdir(folder) if os.path.isdir(folder) else []:
+                    if name.startswith(_OWN):
+                        _remove(os.path.join(folder, name))
         except OSError as error:
             raise MountError(
                 f"what a killed process put there can't be taken away: {error.strerror}", path=attempt.target
@@ -124,8 +130,7 @@ class ExtractMounter(Mounter):
             if record.writable:
                 durable.fsync_dir(os.path.dirname(tree))
             else:
-                _unlock(tree)
-                durable.remove_tree(tree)
+                _remove(tree)
         except OSError as error:
             raise MountError(f"can't be taken down: {error.strerror}", path=record.target) from error
 
@@ -174,9 +179,10 @@ class ExtractMounter(Mounter):
         shared = None if os.geteuid() == 0 else _shared_tree(request.view, request.view_dir)
         folder = _folder(request.view_dir)
         hidden = durable.temporary_name(folder)
-        tree = os.path.join(folder, f"mount-{secrets.token_hex(6)}")
+        tree = os.path.join(folder, f"{_OWN}{secrets.token_hex(6)}")
         with _removed_on_failure(hidden):
             Extractor(request.view, hidden, link_from=shared, read_only=True, locked=True).run()
+            _settle(hidden)
             os.rename(hidden, tree)
         return tree
 
@@ -195,6 +201,7 @@ def _shared_tree(view: View, view_dir: str) -> str:
         hidden = durable.temporary_name(folder)
         with _removed_on_failure(hidden):
             Extractor(view, hidden, read_only=True).run()
+            _settle(hidden)
             os.rename(hidden, tree)
     return tree
 
@@ -211,9 +218,15 @@ def _removed_on_failure(folder: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _unlock(folder)
-        durable.remove_tree(folder)
+        _remove(folder)
         raise
+
+
+def _remove(tree: str) -> None:
+    """Remove a tree, locked or not; a missing one is fine."""
+    if os.path.isdir(tree):
+        _unlock(tree)
+    durable.remove_tree(tree)
 
 
 def _settle(tree: str) -> None:
