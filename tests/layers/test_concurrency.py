@@ -252,7 +252,7 @@ class ImageWork:
             {
                 self.reopen: (),
                 self.load: (),
-                self.look: (ImageNotFoundError,),
+                self.look: no_image,
                 self.shared_container: (*no_image, ContainerError),
                 self.use_shared: busy,
                 self.commit_own: no_image,
