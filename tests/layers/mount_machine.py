@@ -52,6 +52,7 @@ class MountMachine(RuleBasedStateMachine):
         case_blind: whether the mount takes names as NTFS does.
         keeps_links: whether a change of the layers' hard-linked file shows under all its names.
         keeps_archive: whether changes of metadata and streams set ARCHIVE.
+        longest_redirect: of the path, in bytes, that a renamed directory may have had; None: any.
         is_live: whether new files have their attributes and descriptor in the mount, from when they are made.
     """
 
@@ -61,6 +62,7 @@ class MountMachine(RuleBasedStateMachine):
     keeps_links = True
     keeps_archive = True
     is_live = True
+    longest_redirect: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,18 +243,20 @@ class MountMachine(RuleBasedStateMachine):
 
     @rule(old=WHERE, where=WHERE, name=WHERE)
     def rename(self, old: int, where: int, name: int) -> None:
-        source, path = self._any(old), self._path(where, self._name(name))
-        self._both(
-            lambda: self.model.rename(source, path),
-            lambda: os.rename(self._place(source), self._place(path)),
-        )
+        self._rename(self._any(old), self._path(where, self._name(name)))
 
     @rule(old=WHERE, new=WHERE)
     def replace(self, old: int, new: int) -> None:
-        source, path = self._any(old), self._any(new)
+        self._rename(self._any(old), self._any(new))
+
+    def _rename(self, old: Path, new: Path) -> None:
+        if self.longest_redirect is not None:
+            length = len("/".join(map(host_safe, old)).encode("utf-8")) + 1
+            if length > self.longest_redirect and not self._is_file(old):
+                return
         self._both(
-            lambda: self.model.rename(source, path),
-            lambda: os.rename(self._place(source), self._place(path)),
+            lambda: self.model.rename(old, new),
+            lambda: os.rename(self._place(old), self._place(new)),
         )
 
     @rule(old=WHERE, where=WHERE, name=WHERE)
@@ -283,7 +287,8 @@ class MountMachine(RuleBasedStateMachine):
     @rule(where=WHERE, hidden=st.booleans())
     def set_attributes(self, where: int, hidden: bool) -> None:
         path = self._any(where)
-        if not self._is_link(path):
+        # Where nothing is live, a mode and an attribute that contradict each other do so until export.
+        if not self._is_link(path) and (self.is_live or not self._is_file(path)):
             attributes = (HIDDEN if hidden else 0) | ARCHIVE
             value = attributes.to_bytes(4, "little")
             self._both(

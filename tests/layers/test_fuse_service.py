@@ -160,9 +160,7 @@ def test_commit_and_mount_what_was_committed(image: tuple[Path, list[str]]) -> N
     service, root = mounted(home, chain, "fuse", "first")
     try:
         install(root)
-        before = subprocess.run(
-            ["find", ".", "-type", "f", "-size", "-64k"], cwd=root, capture_output=True, check=True
-        )
+        before = files_below(root)
         changes = list(service.changes("first", chain))  # while it is mounted
         tar = service.export_tar("first", chain).read()
     finally:
@@ -172,9 +170,7 @@ def test_commit_and_mount_what_was_committed(image: tuple[Path, list[str]]) -> N
     service.import_tar("committed", chain, io.BytesIO(tar))
     again, root = mounted(home, [service.layer_path("committed"), *chain], "fuse", "second")
     try:
-        after = subprocess.run(
-            ["find", ".", "-type", "f", "-size", "-64k"], cwd=root, capture_output=True, check=True
-        )
+        after = files_below(root)
         assert after == before
         assert (root / "APP" / "LINKED.PY").read_bytes() == b"print(3)\n" * 3
         assert (root / "App" / "module 3.py").stat().st_nlink == 2
