@@ -403,6 +403,25 @@ def test_failed_import_keeps_what_was_there(service: NativeLayerService, home: P
     service.import_tar("one", [], io.BytesIO(BASE))
 
 
+def test_base_link_that_is_named_twice_is_the_last_emulated(service: NativeLayerService, home: Path) -> None:
+    with service.open_writer("one", []) as writer:
+        writer.add("Files", DIRECTORY)
+        for name in ("late", "early"):
+            writer.add_link(f"Files/{name}", "Files/b")
+        writer.add("Files/early", FILE, [stream("", b"not late")])
+        for name in ("a", "b"):
+            writer.add(f"Files/{name}", FILE, [stream("", name.encode())])
+            writer.add_link("Files/link", f"Files/{name}")
+        writer.add_link("Files/file", "Files/a")
+        writer.add("Files/file", FILE, [stream("", b"its own")])
+    files = home / "one" / "Files"
+    assert os.path.samefile(files / "link", files / "b")
+    assert os.path.samefile(files / "late", files / "b")
+    assert (files / "a").read_bytes() == b"a"
+    assert (files / "file").read_bytes() == b"its own"
+    assert (files / "early").read_bytes() == b"not late"
+
+
 def test_missing_hives_are_made(service: NativeLayerService, home: Path) -> None:
     config = "Files/Windows/System32/config"
     tar = make_tar(Member("Files/"), Member(f"{config}/SAM", b"is there"), Member(f"{config}/SYSTEM", b""))

@@ -236,6 +236,17 @@ def test_boot_files_are_not_shared_with_the_parent_emulated(
     assert standin.names()[-2:] == ["BackupRead", "ProcessUtilityImage"]
 
 
+def test_boot_files_made_copies_leave_their_directory_its_times_emulated(
+    service: NativeLayerService, layers: Path, standin: StandIn
+) -> None:
+    boot = Path("UtilityVM", "Files", "EFI", "Microsoft", "Boot")
+    make_parent_vm(layers)
+    os.utime(layers / "p1" / boot, (1_600_000_000, 1_600_000_000))
+    with service.open_writer("l5", [CHAIN[0]]) as writer:
+        writer.remove("UtilityVM/Files/old.txt")
+    assert (layers / "l5" / boot).stat().st_mtime == 1_600_000_000
+
+
 def entries(tar: bytes) -> list[tuple[object, ...]]:
     """What two exports of a tar must share: names, kinds, sizes, links, data and vendor records, no times."""
     found: list[tuple[object, ...]] = []

@@ -57,7 +57,7 @@ class BaseLayerWriter(LayerWriter):
                 disposition = FILE_OPEN  # named before, or implied by its content: what is said last holds
             self._directories[key] = restore.DirectoryTimes(name, metadata)
         elif key in self._files:
-            self._root.remove(name)
+            self._forget(name, key)
         else:
             self._files.add(key)
         with self._open(name, disposition, options) as file:
@@ -82,9 +82,18 @@ class BaseLayerWriter(LayerWriter):
             self._add(parent, _IMPLIED, ())
         return self._root.open_relative(name, files.RESTORE, share, disposition, options)
 
+    def _forget(self, name: str, key: bytes) -> None:
+        """Remove a file, or a link that may wait for its target: what is said last holds."""
+        self._late_links = [link for link in self._late_links if fold_key(link[0]) != key]
+        self._root.remove(name, missing_ok=True)
+
     def add_link(self, path: str, target: str) -> None:
         name, target = paths.entry_path(path), paths.entry_path(target)
         with privileges(*WRITE):
+            key = fold_key(name)
+            if key in self._files and key != fold_key(target):
+                self._forget(name, key)
+            self._files.add(key)
             try:
                 restore.link_or_copy(self._root, target, self._root, name)
             except errors.HcsNotFoundError:

@@ -102,14 +102,23 @@ class UtilityVm:
         self._root.remove_all(path)
 
     def unshare_boot_files(self) -> None:
-        """Make copies of the files that Windows will change, where they are still the parent's."""
+        """Make copies of the files that Windows will change, where they are still the parent's.
+
+        Their directory keeps its times.
+        """
+        touched: dict[str, restore.DirectoryTimes] = {}
         for name in paths.MUTATED_FILES:
             path = f"{paths.UTILITY_VM_FILES}\\{name}"
             if self._root.look(path) is None or self._parent.look(path) is None:
                 continue
             if self._id(self._root, path) == self._id(self._parent, path):
+                directory = path.rpartition("\\")[0]
+                basic = self._root.stat(directory)
+                if basic is not None:
+                    touched.setdefault(directory, restore.DirectoryTimes(directory, basic))
                 self._root.remove(path)
                 restore.copy_with_metadata(self._parent, self._root, path)
+        restore.reapply_directory_times(self._root, list(touched.values()))
 
     @staticmethod
     def _id(root: Root, path: str) -> tuple[int, bytes]:
