@@ -26,6 +26,7 @@ import dataclasses
 import enum
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -312,8 +313,7 @@ class View:
             return b""
         file = self.open_source(extent.layer, extent.source)
         try:
-            file.seek(extent.offset + offset)
-            data = file.read(want)
+            data = _read_at(file, want, extent.offset + offset)
         except OSError as error:
             raise disk.disk_error(error, "read") from error
         if len(data) != want:
@@ -336,7 +336,9 @@ class View:
 
     def _rows(self, query: str, values: tuple[object, ...]) -> Iterator[Any]:
         try:
-            yield from self._db.execute(query, values)
+            # No "yield from": that would close the cursor of a reader that stops early, and that may come late.
+            for row in self._db.execute(query, values):  # noqa: UP028
+                yield row
         except sqlite3.Error as error:
             raise disk.disk_error(error, "read") from error
 
@@ -384,3 +386,16 @@ def _node(row: tuple[int, int, bytes, int, int]) -> ViewNode:
 
 def _uri(path: str) -> str:
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+if sys.platform != "win32":
+
+    def _read_at(file: BinaryIO, size: int, offset: int) -> bytes:
+        # Without the file's position, which a forked process would share.
+        return os.pread(file.fileno(), size, offset)
+
+else:
+
+    def _read_at(file: BinaryIO, size: int, offset: int) -> bytes:
+        file.seek(offset)
+        return file.read(size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -161,7 +160,7 @@ def _start(order: dict[str, object], lock: int | None) -> dict[str, object]:
             process.stdin.close()
         except BrokenPipeError:
             pass  # it died; there is no answer then
-        if not select.select([process.stdout], [], [], _START)[0]:
+        if not processes.wait_to_read(process.stdout.fileno(), _START):
             raise MountError(f"the process that serves the mount is not ready after {_START:.0f} seconds")
         line = process.stdout.readline()
     try:

@@ -51,6 +51,16 @@ def is_alive(pid: int, start: str) -> bool:
     return start_time(pid) == start
 
 
+def wait_to_read(fd: int, timeout: float) -> bool:
+    """Wait until the descriptor can be read; False: not within *timeout* seconds.
+
+    ``poll`` takes any descriptor, where ``select`` ends at 1,023.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0, timeout) * 1000))
+
+
 def wait_for_end(pid: int, start: str, timeout: float) -> bool:
     """Wait until the process is gone; False: it is still there after *timeout* seconds."""
     deadline = time.monotonic() + timeout
@@ -64,7 +74,7 @@ def wait_for_end(pid: int, start: str, timeout: float) -> bool:
             if left <= 0:
                 return False
             if fd >= 0:
-                select.select([fd], [], [], left)
+                wait_to_read(fd, left)
             else:
                 time.sleep(min(_POLL, left))
     finally:
