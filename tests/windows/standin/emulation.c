@@ -198,6 +198,8 @@ static BOOL take(writer *w, HANDLE file, const char *data, size_t size) {
 static void finish_writer(writer *w, HANDLE file) {
     text line;
     BYTE digest[20];
+    BOOL complete = !w->in_data && !w->header.size;
+    if (w->in_data) end_stream(w);
     SetFileInformationByHandle(file, FileBasicInfo, &w->basic, sizeof w->basic);
     write_side(file, &w->kept);
     sha1_finish(&w->sha, digest);
@@ -208,7 +210,7 @@ static void finish_writer(writer *w, HANDLE file) {
     add_format(&line, ", \"sha1\": \"");
     add_hex(&line, digest, 20);
     add_format(&line, "\", \"streams\": [%s], \"complete\": %s", w->streams.data,
-               w->in_data || w->header.size ? "false" : "true");
+               complete ? "true" : "false");
     finish_line(&line);
     free(w->header.data);
     free(w->streams.data);
