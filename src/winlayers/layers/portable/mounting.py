@@ -170,7 +170,7 @@ class Mounts:
         if self._store.find(layer_id) is None:
             return
         # In one go: what another process mounts once the view is down must not be forgotten here.
-        with self._lock(layer_id):
+        with self._lock(layer_id), disk.writing():
             self._unmount(layer_id)
             self._targets.pop(layer_id, None)
             with contextlib.suppress(FileNotFoundError):
@@ -262,7 +262,7 @@ class Mounts:
             select.by_kind(use.mount.kind).unmount(use.mount)
         elif use.attempt is not None and use.boot_id == mountinfo.boot_id():
             select.by_kind(use.attempt.kind).recover(use.attempt)
-        with contextlib.suppress(FileNotFoundError):
+        with disk.writing(), contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(layer_id))
 
     def sweep(self) -> list[str]:

@@ -42,6 +42,14 @@ class TarLayerReader(LayerReader):
         self._index = index
         # Open from the beginning: the layer may be removed while it is read.
         self._files: dict[int, BinaryIO] = {}
+        try:
+            with disk.reading():
+                self._open(folder)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, folder: str) -> None:
         for source, name in ((Source.TAR, folders.TAR), (Source.SIDE, folders.SIDE)):
             try:
                 self._files[source] = open(os.path.join(folder, name), "rb", buffering=0)  # noqa: SIM115

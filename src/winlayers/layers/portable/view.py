@@ -336,7 +336,7 @@ class View:
 
     def _rows(self, query: str, values: tuple[object, ...]) -> Iterator[Any]:
         try:
-            # No "yield from": that would close the cursor of a reader that stops early, and that may come late.
+            # No "yield from": it would close the cursor of a reader that stops early, which may come late.
             for row in self._db.execute(query, values):  # noqa: UP028
                 yield row
         except sqlite3.Error as error:
