@@ -125,10 +125,14 @@ class ContainerStore:
         for note in self._folder.glob(f"*{_UNFINISHED}"):
             container_id = note.name.removesuffix(_UNFINISHED)
             record = self._path(container_id)
-            if not record.exists():
-                driver.remove(container_id)
-            elif not driver.exists(container_id):
-                record.unlink()
+            has_layer = driver.exists(container_id)
+            if has_layer and not record.exists():
+                try:
+                    driver.remove(container_id)
+                except LayerInUseError:
+                    continue  # somebody is about to find out that it is gone; the next process tries again
+            elif not has_layer:
+                record.unlink(missing_ok=True)
             note.unlink()
 
     # -- life --
