@@ -33,6 +33,9 @@ from winlayers.layers.portable.mounts.contract import (
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
 
+_PATIENCE = 0.2
+"""Seconds that a sweep waits for a lock: the child of a command just killed may hold it for a moment."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Use:
@@ -275,7 +278,7 @@ class Mounts:
             if not os.path.exists(self._path(layer_id)):
                 continue
             try:
-                with self._lock(layer_id, timeout=0):
+                with self._lock(layer_id, timeout=_PATIENCE):
                     use = self._read(layer_id)
                     if use is not None and not self._is_current(use):
                         self.clear(layer_id)
