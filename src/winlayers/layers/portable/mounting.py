@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from winlayers import durable
 from winlayers.errors import (
@@ -57,11 +57,10 @@ class Use:
 class Mounts:
     """Mounts layers' views and keeps account of them on disk, so that any process can take them down."""
 
-    def __init__(self, store: LayerStore, views: ChainViews, kind: str, options: Mapping[str, str]) -> None:
+    def __init__(self, store: LayerStore, views: ChainViews, kind: str) -> None:
         self._store = store
         self._views = views
         self._kind = kind
-        self._options = options
         self._targets: dict[str, str] = {}
 
     def status(self) -> list[tuple[str, str]]:

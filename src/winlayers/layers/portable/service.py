@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from winlayers import durable
@@ -68,16 +68,13 @@ class PortableLayerService(LayerService):
     Args:
         info: the home and flavour.
         mount: ``auto``, or the mount kind to use for new scratch layers.
-        options: reserved for the mount kinds' own options.
     """
 
-    def __init__(
-        self, info: DriverInfo, *, mount: str = "auto", options: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, info: DriverInfo, *, mount: str = "auto") -> None:
         self.info = info
         self.store = LayerStore(info.home)
         self.views = ChainViews(self.store)
-        self.mounts = mounting.Mounts(self.store, self.views, mount, options or {})
+        self.mounts = mounting.Mounts(self.store, self.views, mount)
 
     @property
     def name(self) -> str:
