@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.layers.mountviews import ViewBuilder
 from winlayers.layers.portable.mounts.fusefs import processes
+from winlayers.layers.portable.mounts.fusefs.changes import record_changes
 from winlayers.layers.portable.mounts.fusefs.cowfile import BLOCK, DataFiles, MergedFile, lent_bytes
 from winlayers.layers.portable.mounts.fusefs.lower import Lower, Owner
 from winlayers.layers.portable.mounts.fusefs.operations import Operations
@@ -42,6 +44,34 @@ def lower() -> Iterator[Lower]:
             made = Lower(view, Owner(0, 0))
             yield made
             made.close()
+
+
+def test_a_record_in_the_making_says_that_nothing_changed(
+    lower: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
+            look()
+            return super().execute(sql, *args)  # type: ignore[arg-type]
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", connect)
+            assert list(record_changes(lower.view, str(tmp_path))) == []
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **options: connect(*args, factory=Watched, **options)
+    )
+    record = Record(str(tmp_path), lower, "boot")
+    record.close()
+    look()
+    assert looks > 10
+    assert os.listdir(tmp_path) == ["record.db"]
 
 
 @settings(max_examples=150, deadline=None)

@@ -19,6 +19,7 @@ that the file has in the view, finds it in another.  Names are WTF-8, as in the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import os
@@ -184,18 +185,14 @@ class Record:
     # -- opening --
 
     def _open(self, folder: str, boot: str, read_only: bool) -> None:
-        fresh = not os.path.exists(self._path)
+        if not read_only and not os.path.exists(self._path):
+            self._make(folder)
         self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
         if not read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BEFORE_CHECKPOINT}")
         self._db.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
-        if fresh or not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            values = [("version", _VERSION), ("view", self._view), ("boot", "")]
-            self._db.executemany("INSERT INTO meta VALUES (?, ?)", values)
         meta = dict(self._db.execute("SELECT key, value FROM meta"))
         if meta.get("version") != _VERSION:
             raise LayerCorruptError("the record of changes is of another version", path=self._path)
@@ -211,6 +208,24 @@ class Record:
             self._wal = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
             self.sync()
             fsync_dir(folder)
+
+    def _make(self, folder: str) -> None:
+        """Make it under another name: whoever finds the record, at any moment, finds it whole."""
+        new = f"{self._path}.new"
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new + suffix)
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            values = [("version", _VERSION), ("view", self._view), ("boot", "")]
+            db.executemany("INSERT INTO meta VALUES (?, ?)", values)
+            db.execute("COMMIT")
+            # Only now: the mode is kept in the file, and a log beside it would bear the wrong name.
+            db.execute("PRAGMA journal_mode = WAL")
+        os.rename(new, self._path)
+        fsync_dir(folder)
 
     def _load(self, *, lost: bool) -> None:
         for row in self._db.execute("SELECT * FROM inodes"):
