@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,3 +136,23 @@ def test_processes_are_told_apart() -> None:
     assert processes.wait_for_end(child, began, 10)  # also while nobody has collected it
     os.waitpid(child, 0)
     assert processes.start_time(child) is None
+
+
+def test_a_process_lives_until_its_last_thread_ends() -> None:
+    """A kill ends threads one by one; the files and locks go with the last."""
+    code = (
+        "import ctypes, platform, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        "ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)  # exit this thread\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        began = processes.start_time(child.pid) or ""
+        deadline = time.monotonic() + 60
+        while (state := Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z":
+            assert time.monotonic() < deadline, state
+            time.sleep(0.01)
+        assert processes.is_alive(child.pid, began)
+        assert not processes.wait_for_end(child.pid, began, 0.05)
+        child.stdin.close()
+        assert processes.wait_for_end(child.pid, began, 60)

@@ -36,14 +36,19 @@ def take_lock(folder: str) -> int | None:
 def start_time(pid: int) -> str | None:
     """When the process began, in clock ticks since boot; None: there is none, or it is dead.
 
-    Source: Linux, ``proc(5)``: fields 3 (state) and 22 of ``/proc/PID/stat``.
+    One whose first thread has ended is dead only when the others have: till then its files are open, and its
+    locks held.
+
+    Source: Linux, ``proc(5)``: fields 3 (state), 20 (number of threads) and 22 of ``/proc/PID/stat``.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
+        return None
+    return fields[19].decode("ascii")
 
 
 def is_alive(pid: int, start: str) -> bool:
