@@ -44,6 +44,14 @@ def require_tool(name: str) -> str:
     return path
 
 
+def optional_tool(name: str, why: str) -> str:
+    """The path of a peer tool that is never required, not even in a full run; *why* says why."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed, and never required: {why}")
+    return path
+
+
 def vector_cases(kind: str) -> list[Path]:
     """The folders of the recorded cases of *kind*; none where the vectors are not at hand."""
     root = VECTORS / kind
