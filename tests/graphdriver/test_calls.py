@@ -33,7 +33,7 @@ from winlayers.testing.tars import BASE, DELTA
 class TestCreate:
     def test_read_only(self, kit: Kit) -> None:
         kit.driver.create("one", "top")
-        assert kit.service.calls == [("create", "one", "top")]
+        assert kit.service.calls == [("mount_path", "top"), ("create", "one", "top")]
         assert kit.service.chain_of("one") == [kit.path("top"), kit.path("base")]
 
     def test_base(self, kit: Kit) -> None:
@@ -44,6 +44,7 @@ class TestCreate:
     def test_writable_is_expanded_to_the_default_size(self, kit: Kit) -> None:
         kit.driver.create_read_write("box", "top")
         assert kit.service.calls == [
+            ("mount_path", "top"),
             ("create_scratch", "box", kit.path("top"), kit.path("base")),
             ("expand_scratch", "box", str(127 << 30)),
         ]
@@ -58,7 +59,7 @@ class TestCreate:
     def test_without_a_size_nothing_is_expanded(self, tmp_path: Path) -> None:
         kit = Kit(tmp_path, options=("size=0",)).with_image()
         kit.driver.create_read_write("box", "top")
-        assert kit.names() == ["create_scratch"]
+        assert kit.names() == ["mount_path", "create_scratch"]
 
     def test_init_layer_makes_create_writable(self, kit: Kit) -> None:
         kit.driver.create("box-init", "top")
@@ -80,7 +81,7 @@ class TestCreate:
             kit.service.fail[step] = HcsError("no", function="ExpandSandboxSize")
         with pytest.raises((HcsError, StoreError)):
             kit.driver.create_read_write("box", "top")
-        assert kit.names() == ["create_scratch", "expand_scratch", "destroy"]
+        assert kit.names() == ["mount_path", "create_scratch", "expand_scratch", "destroy"]
         assert not kit.driver.exists("box")
 
     def test_parent_that_vanishes_meanwhile_undoes_the_layer(self, kit: Kit) -> None:
@@ -97,7 +98,7 @@ class TestCreate:
 
         thread = threading.Thread(target=create)
         thread.start()
-        while not kit.service.calls:
+        while ("create", "one", "gone") not in kit.service.calls:
             pass
         kit.driver.remove("gone")
         held.set()
@@ -114,6 +115,20 @@ class TestCreate:
         with pytest.raises(HcsError, match="the first"):
             kit.driver.create_read_write("box", "top")
         assert "the second" in caplog.text
+
+    @pytest.mark.parametrize("make", ["create", "create_read_write", "apply_diff"])
+    def test_parent_that_does_not_answer_stops_all(self, kit: Kit, make: str) -> None:
+        kit.service.fail["mount_path"] = HcsError("no", function="GetLayerMountPath")
+        content = [io.BytesIO(DELTA)] if make == "apply_diff" else []
+        with pytest.raises(HcsError):
+            getattr(kit.driver, make)("one", "top", *content)
+        assert kit.service.calls == [("mount_path", "top")]
+        assert not kit.driver.exists("one")
+
+    def test_parent_that_is_mounted_is_named_by_its_folder(self, kit: Kit) -> None:
+        assert kit.driver.get("top") != kit.path("top")
+        kit.driver.create("one", "top")
+        assert kit.service.chain_of("one") == [kit.path("top"), kit.path("base")]
 
     def test_parent_outside_of_the_home_is_asked_for(self, kit: Kit, tmp_path: Path) -> None:
         folder = str(tmp_path / "shared" / "ServerCore")
@@ -293,6 +308,23 @@ class TestDiff:
         assert kit.names() == ["unprepare", "export_tar", "close"]
         assert not kit.service.prepared
 
+    def test_layer_of_a_service_that_can_not_tell_is_prepared_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(RecordingLayerService, "tells_views", False)
+        monkeypatch.setattr(RecordingLayerService, "is_prepared", lambda service, layer_id: False)
+        kit = Kit(tmp_path / "home").with_image()
+        kit.driver.apply_diff("top", "base", io.BytesIO(DELTA))
+        kit.service.calls.clear()
+        kit.driver.diff("top").close()
+        assert kit.names() == ["unprepare", "export_tar", "close", "prepare"]
+        kit.service.fail["export_tar"] = LayerCorruptError("broken")
+        kit.service.fail["prepare"] = MountError("not again")
+        with pytest.raises(LayerCorruptError):
+            kit.driver.diff("top")
+        assert kit.names() == ["unprepare", "export_tar", "prepare"]
+        assert "not again" in caplog.text
+
     @pytest.mark.parametrize("step", ["export_tar", "read", "close"])
     def test_failures_end_prepared_too(self, kit: Kit, step: str) -> None:
         kit.driver.get("top")
@@ -391,7 +423,10 @@ class TestDiff:
 class TestApplyDiff:
     def test_imports_on_the_chain(self, kit: Kit) -> None:
         kit.driver.apply_diff("one", "top", io.BytesIO(BASE))
-        assert kit.service.calls == [("import_tar", "one", kit.path("top"), kit.path("base"))]
+        assert kit.service.calls == [
+            ("mount_path", "top"),
+            ("import_tar", "one", kit.path("top"), kit.path("base")),
+        ]
         assert kit.service.chain_of("one") == [kit.path("top"), kit.path("base")]
 
     def test_chain_that_can_not_be_kept_undoes_the_layer(
@@ -400,7 +435,7 @@ class TestApplyDiff:
         monkeypatch.setattr("winlayers.graphdriver.windows.chain.write_bytes", _no_space)
         with pytest.raises(StoreError, match="No space"):
             kit.driver.apply_diff("one", "top", io.BytesIO(BASE))
-        assert kit.names() == ["import_tar", "destroy"]
+        assert kit.names() == ["mount_path", "import_tar", "destroy"]
         assert not kit.driver.exists("one")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from pathlib import Path
 
@@ -18,7 +17,14 @@ class TestChain:
     def test_form_is_dockers(self, kit: Kit) -> None:
         kit.driver.create("one", "top")
         content = (kit.home / "one" / "layerchain.json").read_bytes()
-        assert content == json.dumps([kit.path("top"), kit.path("base")]).encode()
+        assert content == f'["{kit.path("top")}","{kit.path("base")}"]'.encode()
+        kit.driver.create("two")
+        assert (kit.home / "two" / "layerchain.json").read_bytes() == b"null"
+
+    def test_characters_are_written_as_go_writes_them(self, tmp_path: Path) -> None:
+        files.write_chain(str(tmp_path), ["C:\\a&b\\<ü>"])
+        written = (tmp_path / "layerchain.json").read_bytes()
+        assert written == b'["C:\\\\a\\u0026b\\\\\\u003c\xc3\xbc\\u003e"]'
 
     def test_form_of_others_is_read(self, tmp_path: Path) -> None:
         for content, chain in ((b'["/a/b","C:\\\\c"]', ["/a/b", "C:\\c"]), (b"null", []), (b"[]", [])):

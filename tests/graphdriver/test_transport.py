@@ -42,7 +42,10 @@ def kit(tmp_path: Path, temporary: Path) -> Kit:
 def test_import_goes_through_a_folder(kit: Kit, temporary: Path) -> None:
     size = kit.driver.apply_diff("one", "top", io.BytesIO(PACKED))
     assert size == 200_000 + 4 + 21
-    assert kit.service.calls == [("import_folder", "one", kit.path("top"), kit.path("base"))]
+    assert kit.service.calls == [
+        ("mount_path", "top"),
+        ("import_folder", "one", kit.path("top"), kit.path("base")),
+    ]
     content = kit.home / "one" / "content"
     assert (content / "Files" / "big").read_bytes() == b"big " * 50_000
     assert (content / "Files.$wcidirs$").read_bytes() == b"\x10\0\0\0"
@@ -54,7 +57,7 @@ def test_import_goes_through_a_folder(kit: Kit, temporary: Path) -> None:
 def test_import_of_what_is_no_layer(kit: Kit, temporary: Path, tar: bytes) -> None:
     with pytest.raises((TarError, InvalidNameError)):
         kit.driver.apply_diff("one", "top", io.BytesIO(tar))
-    assert kit.names() == []
+    assert kit.names() == ["mount_path"]
     assert os.listdir(temporary) == []
 
 

@@ -260,6 +260,10 @@ class LayerService(abc.ABC):
     def exists(self, layer_id: str) -> bool:
         """Whether the layer is there, wholly (LayerExists)."""
 
+    def is_there(self, layer_id: str) -> bool:
+        """As :meth:`exists`, but a service whose answer would be a call to the host may look at the folder."""
+        return self.exists(layer_id)
+
     @abc.abstractmethod
     def create(self, layer_id: str, parent_id: str) -> None:
         """Make an empty read-only layer on *parent_id* ("" for none) (CreateLayer).
@@ -300,6 +304,11 @@ class LayerService(abc.ABC):
 
     # -- views --
 
+    @property
+    def tells_views(self) -> bool:
+        """Whether :meth:`is_prepared` knows of all views, other processes' too."""
+        return True
+
     @abc.abstractmethod
     def activate(self, layer_id: str) -> None:
         """Make the layer ready for use (ActivateLayer)."""
@@ -319,8 +328,8 @@ class LayerService(abc.ABC):
     def is_prepared(self, layer_id: str) -> bool:
         """Whether the layer is joined into a view now, be it by another process.
 
-        Services whose views end with the process, or that can't tell (HCS), say False: the graph driver then
-        knows of its own mounts only.
+        Services whose views end with the process, or that can't tell (HCS, whose :attr:`tells_views` says
+        so), say False: the graph driver then knows of its own mounts only.
         """
         return False
 
@@ -336,6 +345,13 @@ class LayerService(abc.ABC):
     @abc.abstractmethod
     def open_reader(self, layer_id: str, chain: Sequence[str]) -> LayerReader:
         """Read the layer's own entries (ExportLayerBegin...)."""
+
+    def open_listing(self, layer_id: str, chain: Sequence[str]) -> LayerReader:
+        """:meth:`open_reader` for whom paths, kinds and sizes are enough.
+
+        The rest of the metadata may be missing, and the streams may be without their data.
+        """
+        return self.open_reader(layer_id, chain)
 
     @abc.abstractmethod
     def open_writer(self, layer_id: str, chain: Sequence[str]) -> LayerWriter:

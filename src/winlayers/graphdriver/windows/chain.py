@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 
 from winlayers.durable import write_bytes
 from winlayers.errors import InvalidNameError, LayerCorruptError, StoreError
@@ -100,8 +101,19 @@ def write_chain(folder: str, chain: list[str]) -> None:
     Raises:
         StoreError: it can't be written.
     """
-    if _stored_chain(folder) != chain:  # the layer service may have kept it already
-        _write(os.path.join(folder, CHAIN_FILE), json.dumps(chain).encode("ascii"))
+    if not chain or _stored_chain(folder) != chain:  # the layer service may have kept it already
+        _write(os.path.join(folder, CHAIN_FILE), _chain_json(chain))
+
+
+def _chain_json(chain: list[str]) -> bytes:
+    """*chain* as Go's ``encoding/json`` writes it, so that the file is dockerd's byte for byte."""
+    if not chain:
+        return b"null"
+    text = json.dumps(chain, separators=(",", ":"), ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    # A lone surrogate, which Go could not keep, is escaped.
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8")
 
 
 def read_alternate_id(folder: str) -> str | None:

@@ -162,13 +162,13 @@ class WindowsGraphDriver(GraphDriver):
     def _parent_folder(self, resolved: str) -> str:
         """The folder by which children name the layer.
 
-        The reference asks GetLayerMountPath, whose answer would be the view of a layer that is mounted; only
-        a layer that lies outside of the home (a shared base image) must be asked for.
+        The service is asked as the reference asks it, so that what refuses there refuses here.  Its answer
+        counts for a layer that lies outside of the home (a shared base image); for one that is mounted it
+        would be the view.
         """
+        asked = self._mount_path(resolved)
         folder = self.service.layer_path(resolved)
-        if os.path.isdir(folder):
-            return folder
-        return self._mount_path(resolved)
+        return folder if os.path.isdir(folder) else asked
 
     def _check_parent(self, parent_id: str) -> None:
         if not os.path.lexists(self.layer_path(parent_id)):
@@ -257,18 +257,23 @@ class WindowsGraphDriver(GraphDriver):
 
     def diff(self, layer_id: str, parent_id: str = "") -> TarStream:
         resolved, chain = self._resolve_existing(layer_id)
-        self._mounts.suspend(resolved, lambda: self.service.unprepare(resolved), always=True)
+        mounted = self._mounts.suspend(resolved, lambda: self.service.unprepare(resolved), always=True)
+        # Where the service can't tell who has the layer in a view, one who let it be taken out had it in one.
+        again = not mounted and not self.service.tells_views
         try:
             if self.service.streaming:
                 stream = self.service.export_tar(resolved, chain)
             else:
                 stream = transport.export_packed(self.service, resolved, chain)
         except BaseException:
-            self._resume(resolved, chain)
+            self._resume(resolved, chain, again=again)
             raise
-        return _ResumingStream(stream, lambda: self._resume(resolved, chain))
+        return _ResumingStream(stream, lambda: self._resume(resolved, chain, again=again))
 
-    def _resume(self, resolved: str, chain: Sequence[str]) -> None:
+    def _resume(self, resolved: str, chain: Sequence[str], *, again: bool = False) -> None:
+        """End a suspend; *again*: prepare the layer for whoever else had it prepared."""
+        if again:
+            self._attempt("prepare", resolved, lambda: self._prepare(resolved, chain))
         try:
             self._mounts.resume(resolved, lambda: self._prepare(resolved, chain))
         except (WinlayersError, OSError) as error:
@@ -297,7 +302,7 @@ class WindowsGraphDriver(GraphDriver):
             if not mounted:
                 self.service.activate(resolved)
             try:
-                with self.service.open_reader(resolved, chain) as reader:
+                with self.service.open_listing(resolved, chain) as reader:
                     yield changes_from_reader(reader)
             finally:
                 if not mounted:
@@ -367,7 +372,7 @@ class WindowsGraphDriver(GraphDriver):
     def _resolve_existing(self, layer_id: str) -> tuple[str, list[str]]:
         """The service's name and the parent chain of a layer that must be there."""
         resolved = self._resolve(layer_id)
-        if not self.service.exists(resolved):
+        if not self.service.is_there(resolved):
             raise LayerNotFoundError("there is no such layer", layer=layer_id)
         return resolved, files.read_chain(self.service.layer_path(resolved))
 

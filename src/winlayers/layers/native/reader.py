@@ -30,9 +30,15 @@ Entry = tuple[LayerEntry, Iterable[DataStream]]
 
 
 class NativeReader(LayerReader):
-    """Takes the privilege to read for each step, and releases what it holds on every path."""
+    """Takes the privilege to read for each step, and releases what it holds on every path.
 
-    def __init__(self) -> None:
+    Args:
+        listing: leave the files that BackupRead would be needed for unread: of their metadata there are the
+            attributes and times alone, of their streams the unnamed one's size.
+    """
+
+    def __init__(self, *, listing: bool = False) -> None:
+        self._listing = listing
         self._entries: Iterator[Entry] | None = None
         self._held = contextlib.ExitStack()
         self._links: dict[tuple[int, bytes], str] = {}
@@ -80,10 +86,12 @@ class NativeReader(LayerReader):
         link = self._link_or_none(file, name, basic)
         if link is not None:
             return link, ()
-        content = FileContent(file, basic, security=security, path=name)
-        self._held.callback(content.close)
         kind = EntryKind.DIRECTORY if basic.is_directory else EntryKind.FILE
         size = 0 if basic.is_directory else file.size()
+        if self._listing:
+            return LayerEntry(name, kind, basic, size), (DataStream("", size, ()),)
+        content = FileContent(file, basic, security=security, path=name)
+        self._held.callback(content.close)
         return LayerEntry(name, kind, content.metadata, size), _privileged_streams(content.streams())
 
 
@@ -120,8 +128,8 @@ def _is_recycle_bin(entry: WalkEntry) -> bool:
 class BaseLayerReader(NativeReader):
     """Reads a base layer from its folder: ``Files``, and ``UtilityVM\\Files`` where there is one."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__()
+    def __init__(self, path: str, *, listing: bool = False) -> None:
+        super().__init__(listing=listing)
         with privileges(*READ):
             self._root = Root.open(path)
 
@@ -156,8 +164,8 @@ def _outside_utility_vm_files(entry: WalkEntry) -> bool:
 class TransportReader(NativeReader):
     """Reads a folder in the transport format."""
 
-    def __init__(self, folder: str) -> None:
-        super().__init__()
+    def __init__(self, folder: str, *, listing: bool = False) -> None:
+        super().__init__(listing=listing)
         with privileges(*READ):
             self._root = Root.open(folder)
 
@@ -253,11 +261,11 @@ class TransportReader(NativeReader):
 class ExportedLayerReader(TransportReader):
     """Exports a layer to a temporary folder, reads that, and removes it when closed."""
 
-    def __init__(self, flavour: Flavour, path: str, chain: Sequence[str]) -> None:
+    def __init__(self, flavour: Flavour, path: str, chain: Sequence[str], *, listing: bool = False) -> None:
         self._folder = temporary.make_folder()
         try:
             vmcompute.export_layer(flavour, path, self._folder, chain)
-            super().__init__(self._folder)
+            super().__init__(self._folder, listing=listing)
         except BaseException:
             temporary.try_remove_folder(self._folder)
             raise

@@ -104,6 +104,13 @@ class NativeLayerService(LayerService):
             return False  # its folder is there, for as long as it is being written
         return vmcompute.layer_exists(self.info.flavour, path)
 
+    def is_there(self, layer_id: str) -> bool:
+        path = self.layer_path(layer_id)
+        if path in self._unfinished:
+            return False
+        # A layer outside of the home (a shared base image) is known to HCS alone.
+        return os.path.isdir(path) or self.exists(layer_id)
+
     def create(self, layer_id: str, parent_id: str) -> None:
         vmcompute.create_layer(self.info.flavour, self.layer_path(layer_id), parent_id)
 
@@ -136,6 +143,10 @@ class NativeLayerService(LayerService):
 
     # -- views --
 
+    @property
+    def tells_views(self) -> bool:
+        return False
+
     def activate(self, layer_id: str) -> None:
         vmcompute.activate_layer(self.info.flavour, self.layer_path(layer_id))
 
@@ -154,14 +165,20 @@ class NativeLayerService(LayerService):
     # -- content --
 
     def open_reader(self, layer_id: str, chain: Sequence[str]) -> LayerReader:
+        return self._open_reader(layer_id, chain, listing=False)
+
+    def open_listing(self, layer_id: str, chain: Sequence[str]) -> LayerReader:
+        return self._open_reader(layer_id, chain, listing=True)
+
+    def _open_reader(self, layer_id: str, chain: Sequence[str], *, listing: bool) -> LayerReader:
         path = self.layer_path(layer_id)
         if not os.path.isdir(path):
             raise LayerNotFoundError("there is no such layer", layer=layer_id)
         if not chain:
-            return BaseLayerReader(path)
+            return BaseLayerReader(path, listing=listing)
         if self._streaming_calls:
             return StreamingReader(self.info.flavour, path, chain)
-        return ExportedLayerReader(self.info.flavour, path, chain)
+        return ExportedLayerReader(self.info.flavour, path, chain, listing=listing)
 
     def open_writer(self, layer_id: str, chain: Sequence[str]) -> LayerWriter:
         path = self.layer_path(layer_id)
