@@ -156,9 +156,16 @@ def fsync_tree(folder: str) -> None:
 
 
 def sweep(folder: str) -> list[str]:
-    """Remove from *folder* the hidden leftovers of processes that are gone; return their names."""
-    swept = []
-    for name in os.listdir(folder):
+    """Remove from *folder* the hidden leftovers of processes that are gone; return their names.
+
+    A folder that is gone itself has none.
+    """
+    swept: list[str] = []
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return swept
+    for name in names:
         path = os.path.join(folder, name)
         if not name.startswith(TEMPORARY_PREFIX) or _owner_of(name):
             continue

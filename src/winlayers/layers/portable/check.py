@@ -80,10 +80,17 @@ class Checker:
         self._restore = restore
 
     def run(self) -> Iterator[Finding]:
-        """All findings; the store may be in use meanwhile."""
+        """All findings; the store may be in use meanwhile: layers that are removed are passed over."""
         yield from self._leftovers()
         for layer_id in self._store.ids():
-            yield from self._layer(layer_id)
+            identity = self._store.identity(layer_id)
+            try:
+                with self._store.staying(layer_id):
+                    for finding in self._layer(layer_id):
+                        if self._store.identity(layer_id) == identity:
+                            yield finding
+            except LayerNotFoundError:
+                continue
 
     # -- the home --
 
@@ -94,7 +101,7 @@ class Checker:
                 yield self._finding("", name, _LEFTOVER, self._remove(path))
             elif name.startswith(".") or not os.path.isdir(path):
                 continue
-            elif not os.path.lexists(os.path.join(path, folders.RECORD)):
+            elif not os.path.lexists(os.path.join(path, folders.RECORD)) and os.path.isdir(path):
                 yield Finding("", name, f"a folder without {folders.RECORD}, so not a layer")
 
     def _remove(self, path: str) -> Callable[[], str]:
@@ -190,7 +197,7 @@ class Checker:
         if stale is not None:
 
             def clear() -> str:
-                self._mounts.clear(layer_id)
+                self._mounts.clear_stale(layer_id)
                 return "cleaned up"
 
             problem = f"the {stale.kind} mount at {stale.target} is gone"

@@ -86,7 +86,7 @@ class Mounts:
             self._store.record(layer_id)
             self._store.require_staying(layer_id)
             if self._use(layer_id) is None:
-                self.clear(layer_id)  # what a crash or reboot left
+                self._clear(layer_id)  # what a crash or reboot left
                 self._write(layer_id, None)
 
     def prepare(self, layer_id: str, parents: Sequence[str]) -> None:
@@ -217,7 +217,7 @@ class Mounts:
                 yield False  # and what comes under that id from now on is another layer
                 return
             self._require_inactive(layer_id)
-            self.clear(layer_id)
+            self._clear(layer_id)
             yield True
 
     def _require_inactive(self, layer_id: str) -> None:
@@ -251,12 +251,44 @@ class Mounts:
                 ) from error
 
     def stale(self, layer_id: str) -> MountRecord | MountAttempt | None:
-        """A mount that is gone (a crash, a reboot) or was never finished, for ``check`` to clean up."""
-        use = self._read(layer_id)
-        return None if use is None or self._is_current(use) else use.mount or use.attempt
+        """A mount that is gone (a crash, a reboot) or was never finished, for ``check`` to clean up.
 
-    def clear(self, layer_id: str) -> None:
-        """Forget the layer's use, cleaning up after a mount that is gone or was never finished."""
+        One that another process is working on is none, whatever can be seen of it.
+        """
+        use = self._stale_use(layer_id)
+        if use is None:
+            return None
+        try:
+            with self._lock(layer_id, timeout=_PATIENCE):
+                use = self._stale_use(layer_id)
+        except LayerInUseError:
+            return None
+        except StoreError:
+            pass  # a store that can't be written: what was seen must do
+        return None if use is None else use.mount or use.attempt
+
+    def clear_stale(self, layer_id: str) -> bool:
+        """Clean up after a mount that is gone or was never finished; False: there is none.
+
+        Raises:
+            LayerInUseError: another process works on it.
+            MountError: it can't be cleaned up.
+        """
+        with self._lock(layer_id, timeout=_PATIENCE):
+            if self._stale_use(layer_id) is None:
+                return False
+            self._clear(layer_id)
+            return True
+
+    def _stale_use(self, layer_id: str) -> Use | None:
+        use = self._read(layer_id)
+        return None if use is None or self._is_current(use) else use
+
+    def _clear(self, layer_id: str) -> None:
+        """Forget the layer's use, cleaning up after a mount that is gone or was never finished.
+
+        The caller holds the lock on the layer's use.
+        """
         use = self._read(layer_id)
         if use is None:
             return
@@ -277,11 +309,8 @@ class Mounts:
             if not os.path.exists(self._path(layer_id)):
                 continue
             try:
-                with self._lock(layer_id, timeout=_PATIENCE):
-                    use = self._read(layer_id)
-                    if use is not None and not self._is_current(use):
-                        self.clear(layer_id)
-                        swept.append(layer_id)
+                if self.clear_stale(layer_id):
+                    swept.append(layer_id)
             except WinlayersError:
                 continue
         return swept
@@ -296,11 +325,18 @@ class Mounts:
 
     @contextlib.contextmanager
     def _lock(self, layer_id: str, *, timeout: float | None = None) -> Iterator[None]:
-        """Hold the lock on the layer's use; LayerNotFoundError where its folder is gone."""
+        """Hold the lock on the layer's use.
+
+        Raises:
+            LayerNotFoundError: the layer's folder is gone.
+            LayerInUseError: another process holds the lock for longer than *timeout* seconds.
+            StoreError: it can't be taken at all.
+        """
         folder = self._store.folder(layer_id)
         lock = durable.FileLock(os.path.join(folder, folders.MOUNT_LOCK), timeout=timeout)
         try:
-            lock.__enter__()
+            if not lock.acquire():
+                raise LayerInUseError("another process works on the layer's mount", layer=layer_id)
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise LayerNotFoundError("no such layer", layer=layer_id) from error

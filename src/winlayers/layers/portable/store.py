@@ -141,7 +141,7 @@ class LayerStore:
         except FileNotFoundError:
             return swept
         if not durable.owner_lives(remover):
-            os.unlink(marker)
+            durable.remove_any(marker)  # another may have taken it back just now
             swept.append(_REMOVING)
         return swept
 
@@ -230,12 +230,12 @@ class LayerStore:
         Raises:
             LayerNotFoundError: one of the layers was removed.
         """
-        before = {layer_id: self._identity(layer_id) for layer_id in ids}
+        before = {layer_id: self.identity(layer_id) for layer_id in ids}
         try:
             yield
         except (OSError, sqlite3.Error, StoreError, LayerCorruptError) as error:
             for layer_id, identity in before.items():
-                if self._identity(layer_id) != identity:
+                if self.identity(layer_id) != identity:
                     raise LayerNotFoundError(
                         "the layer was removed by another process", layer=layer_id
                     ) from error
@@ -243,8 +243,8 @@ class LayerStore:
                 raise
             raise disk.disk_error(error, "read") from error
 
-    def _identity(self, layer_id: str) -> tuple[int, int]:
-        """What tells a layer from another that came under its id later."""
+    def identity(self, layer_id: str) -> tuple[int, int]:
+        """What tells a layer from another that came under its id later; zeros where there is none."""
         folder = self.folder(layer_id)
         try:
             # An inode's number alone may be used again; the chain is written once, when the layer is made.

@@ -1,0 +1,90 @@
+"""What is seen of a store, and done to it, while others work in it."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support import require
+from winlayers import durable
+from winlayers.layers.portable.mounts import select
+from winlayers.layers.portable.service import PortableLayerService
+from winlayers.layers.service import DriverInfo
+from winlayers.testing.tars import BASE, DELTA
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> PortableLayerService:
+    """A store of three layers; the scratch layer is not mounted."""
+    service = PortableLayerService(DriverInfo(str(tmp_path / "home")), mount="extract")
+    service.check_home()
+    service.import_tar("base", [], io.BytesIO(BASE))
+    service.import_tar("delta", [service.layer_path("base")], io.BytesIO(DELTA))
+    service.create_scratch("scratch", chain(service))
+    return service
+
+
+def chain(service: PortableLayerService) -> list[str]:
+    return [service.layer_path(layer_id) for layer_id in ("delta", "base")]
+
+
+@pytest.fixture
+def mounted(service: PortableLayerService) -> PortableLayerService:
+    """The same with the scratch layer mounted."""
+    require("extract" in [mounter.kind for mounter in select.mounters()], "nothing can be mounted here")
+    service.activate("scratch")
+    service.prepare("scratch", chain(service))
+    return service
+
+
+def test_a_layer_that_is_removed_while_it_is_checked_is_passed_over(service: PortableLayerService) -> None:
+    Path(service.layer_path("delta"), "layer.tar").write_bytes(b"cut short")
+    assert [str(finding) for finding in service.check()] == [
+        f"delta/layer.tar: truncated: 9 bytes of {len(DELTA)}"
+    ]
+    asked = []
+
+    def remove(layer_id: str, digest: str, target: str) -> bool:
+        asked.append(layer_id)
+        service.destroy("scratch")
+        service.destroy("delta")
+        return False
+
+    assert list(service.check(repair=True, restore=remove)) == []
+    assert asked == ["delta"]
+    assert not service.exists("delta")
+
+
+def test_a_mount_that_somebody_is_taking_down_is_not_stale(mounted: PortableLayerService) -> None:
+    shutil.rmtree(mounted.mount_path("scratch"))
+    with durable.FileLock(os.path.join(mounted.layer_path("scratch"), ".mount.lock")):
+        assert list(mounted.check(repair=True)) == []
+        assert os.path.exists(os.path.join(mounted.layer_path("scratch"), "mount.json"))
+    (finding,) = mounted.check()
+    assert "mount at" in finding.problem
+    assert [finding.mended for finding in mounted.check(repair=True)] == [True]
+    assert list(mounted.check()) == []
+
+
+def test_what_was_stale_and_is_mounted_again_is_left_alone(
+    mounted: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = mounted.mount_path("scratch")
+    aside = f"{view}.aside"
+    os.rename(view, aside)
+    stale = mounted.mounts.stale("scratch")
+    assert stale is not None
+    os.rename(aside, view)  # now it is as if another process had mounted it, just after the look
+    monkeypatch.setattr(mounted.mounts, "stale", lambda layer_id: stale if layer_id == "scratch" else None)
+    list(mounted.check(repair=True))
+    assert mounted.is_prepared("scratch")
+    assert Path(view, "new.txt").read_bytes() == b"new in the delta"
+    mounted.deactivate("scratch")
+
+
+def test_a_folder_that_goes_away_has_no_leftovers(tmp_path: Path) -> None:
+    assert durable.sweep(str(tmp_path / "gone")) == []
