@@ -218,7 +218,7 @@ class GraphDriver(abc.ABC):
         The layer is made if :meth:`create` has not made it.  It must not be mounted.
 
         Returns:
-            The number of data bytes in the layer.
+            The layer's size: the bytes of its files' unnamed streams.
 
         Raises:
             TarError, LayerContentError: *diff* is not a layer; there is no layer then.
@@ -228,7 +228,10 @@ class GraphDriver(abc.ABC):
 
     @abc.abstractmethod
     def diff_size(self, layer_id: str, parent_id: str = "") -> int:
-        """The number of data bytes in what the layer adds or modifies relative to its parent."""
+        """The bytes of the unnamed streams of the files that the layer adds or modifies.
+
+        A file with several names counts once (source: moby ``archive.ChangesSize``).
+        """
 
     def diff_getter(self, layer_id: str) -> FileGetCloser:
         """A getter of the layer's own files, for tar-split.

@@ -18,7 +18,8 @@ class LayerInfo:
         diff_id: the digest of the uncompressed tar.
         chain_id: names the layer with all that lies below.
         entries: how many paths the layer holds; None while it is not in the store.
-        size: data bytes in the layer; None while it is not in the store.
+        size: bytes in its files' unnamed streams, as Docker counts; None while it is not in the store.
+        stream_size: bytes in alternate streams; None while it is not in the store.
         blob: the compressed layer.
         present: whether the graph driver has it.
     """
@@ -28,6 +29,7 @@ class LayerInfo:
     chain_id: str
     entries: int | None
     size: int | None
+    stream_size: int | None
     blob: Descriptor
     present: bool = True
 

@@ -341,7 +341,8 @@ class ImageStore:
                     diff_id=diff_id,
                     chain_id=chain_id,
                     entries=None if known is None else known.get("entries"),
-                    size=None if known is None else known.get("size"),
+                    size=None if known is None else known.get("data_size"),
+                    stream_size=None if known is None else known.get("stream_size"),
                     blob=blob,
                     present=known is not None,
                 )
@@ -352,21 +353,30 @@ class ImageStore:
         """Note that a layer is about to be imported, so that it is known if the process dies just after."""
         durable.write_json(os.fspath(self._layer_record(identifier)), {"diff_id": diff_id})
 
-    def record_layer(self, identifier: str, diff_id: str, size: int, tar_size: int) -> None:
+    def record_layer(self, identifier: str, diff_id: str, data_size: int, tar_size: int) -> None:
         """Note what is known of a layer that was just imported."""
-        facts = {"diff_id": diff_id, "size": size, "tar_size": tar_size}
+        facts = {"diff_id": diff_id, "data_size": data_size, "tar_size": tar_size}
         durable.write_json(os.fspath(self._layer_record(identifier)), facts)
 
     def layer_facts(self, identifier: str) -> dict[str, int]:
-        """Sizes and the number of entries of a layer that the driver has; counted once, then remembered."""
+        """Sizes and the number of entries of a layer that the driver has; counted once, then remembered.
+
+        Keys: ``entries``, ``data_size`` (what its import returned), ``stream_size`` (bytes in alternate
+        streams), ``tar_size``.
+        """
         facts = self._read_record(identifier)
-        if "entries" not in facts or "size" not in facts:
+        if not {"entries", "data_size", "stream_size"} <= facts.keys():
             said = self.driver.get_metadata(identifier)
-            if said.get("entries", "").isdigit():
-                facts["entries"] = int(said["entries"])
+            if said.get("entries", "").isdigit() and said.get("stream_size", "").isdigit():
+                facts |= {"entries": int(said["entries"]), "stream_size": int(said["stream_size"])}
             else:
-                facts["entries"] = len(self.driver.changes(identifier))
-            facts.setdefault("size", self.driver.diff_size(identifier))
+                changes = self.driver.changes(identifier)
+                facts["entries"] = len(changes)
+                facts["stream_size"] = sum(change.stream_size for change in changes)
+            if "data_size" not in facts:
+                size = said.get("size", "")
+                facts["data_size"] = int(size) if size.isdigit() else self.driver.diff_size(identifier)
+            facts.pop("size", None)  # what earlier versions counted
             with contextlib.suppress(OSError):  # a store that can't be written can still be listed
                 durable.write_json(os.fspath(self._layer_record(identifier)), facts)
         return {key: value for key, value in facts.items() if isinstance(value, int)}

@@ -161,7 +161,7 @@ class LayerWriter(abc.ABC):
 
     @abc.abstractmethod
     def commit(self) -> int:
-        """Finish the layer; return the number of data bytes that it holds (HCS's "size")."""
+        """Finish the layer; return its size, counted as :meth:`LayerService.import_tar` does."""
 
     @abc.abstractmethod
     def abort(self) -> None:
@@ -202,9 +202,10 @@ class LayerChange:
     Attributes:
         path: the path in the layer (``Files/Windows/win.ini``).
         kind: added, modified, deleted.
-        size: bytes in the entry's streams (0 for deletions and directories).
+        size: bytes in the unnamed stream (0 for deletions, directories and further names of a file).
         is_directory: whether it is a directory (of a deletion: whether the parents have one there).
         metadata_only: modified, but the data streams are the parents'.
+        stream_size: bytes in the alternate streams.
     """
 
     path: str
@@ -212,6 +213,7 @@ class LayerChange:
     size: int = dataclasses.field(default=0, compare=False)
     is_directory: bool = dataclasses.field(default=False, compare=False)
     metadata_only: bool = dataclasses.field(default=False, compare=False)
+    stream_size: int = dataclasses.field(default=0, compare=False)
 
 
 class LayerService(abc.ABC):
@@ -362,7 +364,10 @@ class LayerService(abc.ABC):
 
     @abc.abstractmethod
     def import_tar(self, layer_id: str, chain: Sequence[str], source: BinaryIO | TarStream) -> int:
-        """Take in an uncompressed layer tar; return the number of data bytes in it.
+        """Take in an uncompressed layer tar; return its size: the bytes of all files' unnamed streams.
+
+        Alternate streams and hard links add nothing; what has several entries counts as often (source:
+        dockerd and hcsshim ``writeLayerFromTar``, which add up ``backuptar.FileInfoFromHeader``'s sizes).
 
         A failure leaves no layer and no file behind.
 
@@ -385,8 +390,9 @@ class LayerService(abc.ABC):
     def facts(self, layer_id: str) -> dict[str, str]:
         """What the service knows of a layer without reading it, for metadata and listings.
 
-        Keys mean the same in every service: ``entries`` (a number), ``size`` (bytes in all data streams),
-        ``tar_size`` (bytes of its tar), ``digest`` (its diff id).  Who knows nothing gives nothing.
+        Keys mean the same in every service: ``entries`` (a number), ``size`` (as :meth:`import_tar` counts),
+        ``stream_size`` (bytes in alternate streams), ``tar_size`` (bytes of its tar), ``digest`` (its diff
+        id).  Who knows nothing gives nothing.
         """
         return {}
 

@@ -164,7 +164,7 @@ class RecordingLayerService(LayerService):
         data = source.read()
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                size = sum(member.size for member in tar)
+                size = sum(member.size for member in tar if ":" not in member.name)
         except tarfile.TarError as error:
             raise TarError(str(error), layer=layer_id) from error
         if os.path.exists(self._tar(layer_id)):

@@ -25,10 +25,12 @@ from winlayers.testing.layer_views import LayerViewSuite
 from winlayers.testing.tars import (
     BASE,
     BASE_SIZE,
+    BASE_STREAM_SIZE,
     DELTA,
     FORMS,
     OPAQUE,
     SECURITY,
+    SIZES,
     Member,
     make_tar,
 )
@@ -277,12 +279,26 @@ class LayerServiceSuite(LayerViewSuite):
             assert link.islnk()
             assert link.linkname == "Files/dir/a"
 
-    def test_commit_counts_data_bytes(self, service: LayerService) -> None:
+    def test_commit_counts_unnamed_streams(self, service: LayerService) -> None:
         self._need_writer()
         writer = service.open_writer("one", [])
         writer.add("Files", DIRECTORY)
         writer.add("Files/a", FILE, [stream("", b"12345"), stream("s", b"67")])
-        assert writer.commit() == 7
+        writer.add_link("Files/b", "Files/a")
+        assert writer.commit() == 5
+
+    @pytest.mark.parametrize(("tar", "size"), SIZES.values(), ids=SIZES.keys())
+    def test_import_counts_like_the_reference(self, service: LayerService, tar: bytes, size: int) -> None:
+        assert service.import_tar("one", [], io.BytesIO(tar)) == size
+        facts = service.facts("one")
+        assert facts.get("size", str(size)) == str(size)
+
+    def test_bytes_in_streams_are_told_apart(self, service: LayerService, base: list[str]) -> None:
+        facts = service.facts("base")
+        if not facts:
+            pytest.skip("this service knows nothing of layers")
+        assert facts["size"] == str(BASE_SIZE)
+        assert facts["stream_size"] == str(BASE_STREAM_SIZE)
 
     def test_writer_deletes_in_parents(self, service: LayerService, base: list[str]) -> None:
         self._need_writer()

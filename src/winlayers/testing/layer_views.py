@@ -21,6 +21,7 @@ from winlayers.testing.content import content, read_all
 from winlayers.testing.tars import (
     BASE,
     BASE_SIZE,
+    BASE_STREAM_SIZE,
     DELTA,
     DELTA_SIZE,
     OPAQUE,
@@ -224,6 +225,7 @@ class LayerViewSuite(LayerFixtures):
         base = list(service.changes("base", []) or ())
         assert {change.kind for change in base} == {ChangeKind.ADD}
         assert sum(change.size for change in base) == BASE_SIZE
+        assert sum(change.stream_size for change in base) == BASE_STREAM_SIZE
 
     def test_single_files_are_opened(self, service: LayerService, delta: list[str]) -> None:
         with service.open_file("base", "Files/keep.txt") as file:

@@ -85,8 +85,10 @@ BASE = make_tar(
     Member("Files/opaque/old.txt", b"to be hidden", pax=windows_records(0x20)),
 )
 """A base layer."""
-BASE_SIZE = 9 + 16 + 13 + 13 + 13 + 5000 + 12
-"""The data bytes in it."""
+BASE_SIZE = 9 + 13 + 13 + 13 + 5000 + 12
+"""Its size: the bytes of its files' unnamed streams."""
+BASE_STREAM_SIZE = 16
+"""The bytes in its alternate stream."""
 
 DELTA = make_tar(
     Member("Files/", pax=windows_records(0x10)),
@@ -130,3 +132,23 @@ FORMS = {
     "junction": make_tar(Member("Files/l", symlink="C:\\Windows", pax={"MSWINDOWS.mountpoint": "1"})),
 }
 """Base layers in the forms that real tools write."""
+
+SIZES = {
+    "streams": (
+        make_tar(Member("Files/a", b"123"), Member("Files/a:s", b"4567"), Member("Files/a:t", b"8")),
+        3,
+    ),
+    "links": (
+        make_tar(
+            Member("Files/a", b"123"), Member("Files/b", link="Files/a"), Member("Files/c", link="Files/a")
+        ),
+        3,
+    ),
+    "dockerd's style, without links": (make_tar(Member("Files/a", b"123"), Member("Files/b", b"123")), 6),
+    "twice the same": (make_tar(Member("Files/a", b"123"), Member("Files/a", b"45")), 5),
+    "symbolic links": (
+        make_tar(Member("Files/l", symlink="C:\\Windows", pax={"MSWINDOWS.fileattr": "1024"})),
+        0,
+    ),
+}
+"""Base layers, and the sizes that dockerd and hcsshim give for them."""

@@ -125,6 +125,7 @@ def changes(settings: Settings, container: str, as_json: bool) -> None:
                     "kind": change.kind.value,
                     "path": change.path,
                     "size": change.size,
+                    "stream_size": change.stream_size,
                     "directory": change.is_directory,
                     "metadata_only": change.metadata_only,
                 }

@@ -33,6 +33,7 @@ def layers(settings: Settings, image: str, no_trunc: bool, as_json: bool) -> Non
                     "chain_id": info.chain_id,
                     "entries": info.entries,
                     "size": info.size,
+                    "stream_size": info.stream_size,
                     "blob": info.blob.digest,
                     "blob_size": info.blob.size,
                     "media_type": info.blob.media_type,

@@ -33,6 +33,11 @@ def changes_from_reader(reader: LayerReader) -> Iterator[LayerChange]:
         is_directory = entry.kind is not EntryKind.LINK and (
             entry.kind is not EntryKind.FILE or (entry.metadata is not None and entry.metadata.is_directory)
         )
-        # A link's data is counted once, with the file that it leads to.
-        size = sum(stream.size for stream in streams) if entry.kind is EntryKind.FILE else 0
-        yield LayerChange(entry.path, ChangeKind.MODIFY, size, is_directory)
+        size = stream_size = 0
+        for stream in streams if entry.kind in (EntryKind.FILE, EntryKind.DIRECTORY) else ():
+            # A link's data is counted once, with the file that it leads to.
+            if stream.name:
+                stream_size += stream.size
+            else:
+                size += stream.size
+        yield LayerChange(entry.path, ChangeKind.MODIFY, size, is_directory, stream_size=stream_size)

@@ -59,7 +59,7 @@ class ImportTarget:
 
 
 def import_inline(target: ImportTarget, source: BinaryIO | TarStream) -> int:
-    """Take the tar in within this process; return the number of data bytes."""
+    """Take the tar in within this process; return the layer's size."""
     ffi.vmcompute()  # a host without it shouldn't find out only once all is written
     with privileges(*WRITE):
         writer = target.open_writer()
@@ -72,7 +72,7 @@ def import_inline(target: ImportTarget, source: BinaryIO | TarStream) -> int:
 
 
 def import_in_child(target: ImportTarget, source: BinaryIO | TarStream) -> int:
-    """Take the tar in within a child process; return the number of data bytes.
+    """Take the tar in within a child process; return the layer's size.
 
     Raises:
         WinlayersError: what the child raised, as the same class.

@@ -66,7 +66,7 @@ def _unnamed_first(streams: Iterable[DataStream]) -> Iterable[DataStream]:
 
 
 class Counted:
-    """Adds up the sizes of streams as they go by."""
+    """Adds up the sizes of unnamed streams as they go by; alternate ones do not count in hcsshim either."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -74,7 +74,8 @@ class Counted:
     def pass_through(self, streams: Iterable[DataStream]) -> Iterable[DataStream]:
         """The *streams*."""
         for stream in streams:
-            self.total += stream.size
+            if not stream.name:
+                self.total += stream.size
             yield stream
 
 

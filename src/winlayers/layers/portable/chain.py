@@ -14,7 +14,7 @@ from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
 from winlayers.layers.portable.ingest import rebuild_index
 from winlayers.layers.portable.merge import Hidden, build_view
-from winlayers.layers.portable.store import LayerStore
+from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
 from winlayers.win32.names import upcase
 
@@ -78,8 +78,17 @@ class ChainViews:
             try:
                 return Index(path, layer_id)
             except LayerCorruptError:
-                rebuild_index(self._store.folder(layer_id), layer_id, record.tar_size)
+                self.rebuild_index(layer_id, record)
                 return Index(path, layer_id)
+
+    def rebuild_index(self, layer_id: str, record: LayerRecord) -> None:
+        """Make the layer's index again; see :func:`~winlayers.layers.portable.ingest.rebuild_index`."""
+
+        def keep(new: LayerRecord) -> None:
+            fields = ("data_size", "stream_size", "entries", "side_size")
+            self._store.update_record(layer_id, **{name: getattr(new, name) for name in fields})
+
+        rebuild_index(self._store.folder(layer_id), layer_id, record, keep)
 
     def index_of(self, layer_id: str) -> Index | None:
         """The layer's index; None: it has no content yet."""

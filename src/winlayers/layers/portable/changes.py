@@ -30,7 +30,8 @@ def index_changes(index: Index, below: View | None) -> Iterator[LayerChange]:
     for seq, path, code, size in index.names():
         if path and last[upcase(path)] == seq:
             kind = ChangeKind.ADD if finder.find(path) is None else ChangeKind.MODIFY
-            yield LayerChange(path, kind, size + streams.get(seq, 0), code == EntryCode.DIRECTORY)
+            is_directory = code == EntryCode.DIRECTORY
+            yield LayerChange(path, kind, size, is_directory, stream_size=streams.get(seq, 0))
 
 
 def _hidden_children(path: str, node: ViewNode, below: View, own: Container[str]) -> Iterator[LayerChange]:

@@ -17,7 +17,6 @@ from winlayers.errors import LayerCorruptError, LayerNotFoundError, WinlayersErr
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
 from winlayers.layers.portable.index import Index
-from winlayers.layers.portable.ingest import rebuild_index
 from winlayers.layers.portable.mounting import Mounts
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
@@ -280,7 +279,7 @@ class Checker:
 
     def _rebuilder(self, layer_id: str, record: LayerRecord) -> Callable[[], str]:
         def mend() -> str:
-            rebuild_index(self._store.folder(layer_id), layer_id, record.tar_size)
+            self._views.rebuild_index(layer_id, record)
             return "made again from the tar"
 
         return mend

@@ -3,9 +3,9 @@
 The index is derived from the tar and can be made again from it at any time.  It has the tar's entries in the
 tar's order, as Windows would understand them, and says where in the tar each one's data is.
 
-Schema (version 2)::
+Schema (version 3)::
 
-    meta(key, value)         schema version, tar and data sizes, number of entries, digest of the tar
+    meta(key, value)         schema version, number of entries, the tar's digest, sizes of tar, data, streams
     security(id, data)       deduplicated self-relative security descriptors
     entries(seq, path, code, header, source, offset, size, attributes,
             btime, atime, mtime, ctime, security, reparse, eas, link)
@@ -31,7 +31,7 @@ from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import ExtendedAttribute, FileMetadata
 from winlayers.win32.names import decode_wtf8, encode_wtf8, fold_key
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of the schema or of how tars are understood; older indexes are made again."""
 
 _SCHEMA = """
@@ -145,13 +145,15 @@ class IndexSummary:
     Attributes:
         digest: ``sha256:...`` of the tar as it came: the diff id.
         tar_size: bytes of the tar as it came.
-        data_size: bytes in all data streams.
+        data_size: bytes in all unnamed data streams.
+        stream_size: bytes in all alternate streams.
         entries: number of entries, deletions included.
     """
 
     digest: str
     tar_size: int
     data_size: int
+    stream_size: int
     entries: int
 
 
@@ -173,7 +175,8 @@ class IndexWriter:
         self._entries: list[tuple[object, ...]] = []
         self._streams: list[tuple[object, ...]] = []
         self._seq = 0
-        self.data_size = 0
+        self._data_size = 0
+        self._stream_size = 0
 
     def add(
         self,
@@ -189,7 +192,7 @@ class IndexWriter:
     ) -> None:
         """Add an entry."""
         self._seq += 1
-        self.data_size += size
+        self._data_size += size
         place = (header, source, offset, size)
         target = None if link is None else encode_wtf8(link)
         if metadata is None:
@@ -234,7 +237,7 @@ class IndexWriter:
         if len(self._streams) >= _BATCH:
             self._flush()
         self._streams.append((self._seq, encode_wtf8(name), source, offset, size))
-        self.data_size += size
+        self._stream_size += size
 
     def _descriptor(self, data: bytes) -> int:
         number = self._descriptors.get(data)
@@ -261,7 +264,7 @@ class IndexWriter:
     def finish(self, digest: str, tar_size: int) -> IndexSummary:
         """Write what is left and close the file.  The caller makes it durable."""
         self._flush()
-        summary = IndexSummary(digest, tar_size, self.data_size, self._seq)
+        summary = IndexSummary(digest, tar_size, self._data_size, self._stream_size, self._seq)
         self._db.execute("CREATE INDEX streams_by_entry ON streams(seq)")
         self._db.execute("CREATE INDEX entries_by_path ON entries(path)")
         self._db.executemany(
@@ -303,7 +306,7 @@ class Index:
         if meta.get("version") != SCHEMA_VERSION:
             self._db.close()
             raise LayerCorruptError("the index is of another version", layer=layer, hint=_HINT)
-        self.summary = IndexSummary(meta["digest"], meta["tar_size"], meta["data_size"], meta["entries"])
+        self.summary = IndexSummary(*(meta[field.name] for field in dataclasses.fields(IndexSummary)))
 
     def close(self) -> None:
         """Close the file."""

@@ -113,16 +113,26 @@ def index_stream(source: TarSource, layer: str, target: str, digest: Callable[[]
     return _record(summary, indexer.side_size)
 
 
-def rebuild_index(folder: str, layer: str, tar_size: int) -> LayerRecord:
+def rebuild_index(folder: str, layer: str, old: LayerRecord, keep: Callable[[LayerRecord], None]) -> None:
     """Make the layer's index again from its stored tar, in place of what is there.
 
+    Args:
+        old: the layer's record.
+        keep: stores the new record, which is of the new index, just before that takes its place.
+
     Raises:
-        LayerCorruptError: the tar can't be read, or is not a layer any more.
+        LayerCorruptError: the tar can't be read, or is not the one that the record tells of.
     """
     hidden = durable.temporary_name(folder, "-index")
     os.mkdir(hidden)
     try:
-        record = index_tar(folder, layer, hidden, tar_size)
+        record = index_tar(folder, layer, hidden, old.tar_size)
+        if record.digest != old.digest:
+            raise LayerCorruptError(
+                f"the tar has changed: its digest is {record.digest}, not {old.digest}", layer=layer
+            )
+        if record != old:
+            keep(record)
         for name in (folders.SIDE, folders.INDEX):
             path = os.path.join(hidden, name)
             if os.path.exists(path):
@@ -133,7 +143,6 @@ def rebuild_index(folder: str, layer: str, tar_size: int) -> LayerRecord:
         raise LayerCorruptError(f"the index can't be made again: {error}", layer=layer) from error
     finally:
         durable.remove_tree(hidden)
-    return record
 
 
 def open_extent(folder: str, source: int, offset: int, size: int) -> BinaryIO:
@@ -149,6 +158,7 @@ def _record(summary: IndexSummary, side_size: int) -> LayerRecord:
         digest=summary.digest,
         tar_size=summary.tar_size,
         data_size=summary.data_size,
+        stream_size=summary.stream_size,
         entries=summary.entries,
         side_size=side_size,
     )

@@ -61,10 +61,15 @@ class Change:
 
     @property
     def size(self) -> int:
-        """Bytes of the unnamed stream and of the alternate ones."""
+        """Bytes of the unnamed stream, counted under the first of a file's names."""
+        return 0 if self.metadata is None or self.link_to is not None else self.data_size
+
+    @property
+    def stream_size(self) -> int:
+        """Bytes of the alternate streams, counted like :attr:`size`."""
         if self.metadata is None or self.link_to is not None:
             return 0
-        return self.data_size + sum(size for _, size in self.stream_sizes())
+        return sum(size for _, size in self.stream_sizes())
 
     @property
     def data_size(self) -> int:
@@ -250,6 +255,7 @@ def layer_changes(changes: Iterable[Change]) -> Iterator[LayerChange]:
             change.size,
             change.is_directory,
             change.kind is ChangeKind.MODIFY and not change.entry.data_changed,
+            change.stream_size,
         )
 
 

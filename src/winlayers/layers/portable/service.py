@@ -261,8 +261,16 @@ class PortableLayerService(LayerService):
         record = self.store.find(layer_id)
         if record is None or not record.committed or record.digest is None:
             return {}
-        numbers = {"entries": record.entries, "size": record.data_size, "tar_size": record.tar_size}
-        return {"digest": record.digest, **{key: str(value) for key, value in numbers.items()}}
+        if record.stream_size is None:
+            self.views.index(layer_id).close()  # makes an index of this version, and a record of this format
+            record = self.store.record(layer_id)
+        numbers = {
+            "entries": record.entries,
+            "size": record.data_size,
+            "stream_size": record.stream_size,
+            "tar_size": record.tar_size,
+        }
+        return {"digest": record.digest or "", **{key: str(value) for key, value in numbers.items()}}
 
     def check(
         self,

@@ -51,7 +51,8 @@ MOUNT_RECORD = "mount.json"
 IMAGE = "view.erofs"
 WRITABLE_IMAGE = "view-rw.erofs"
 EXTRACT = "extract"
-FORMAT = 1
+FORMAT = 2
+"""Of the record; format 1 had no ``stream_size``, and the streams' bytes in ``data_size``."""
 _REMOVING = "removing"
 _REPLACED = "-replaced-"
 BLOCK = 512
@@ -75,7 +76,8 @@ class LayerRecord:
         committed: whether the layer has content (a layer that was only created has none).
         digest: ``sha256:...`` of the tar as it came (the diff id).
         tar_size: bytes of the tar as it came; the stored file is longer where its last block was cut.
-        data_size: bytes in all data streams.
+        data_size: bytes in all unnamed data streams.
+        stream_size: bytes in all alternate streams; None: the record is of format 1.
         entries: number of entries.
         side_size: bytes in the side file; 0: there is none.
         size: a scratch layer's bound in bytes; None: none was set.
@@ -87,6 +89,7 @@ class LayerRecord:
     digest: str | None = None
     tar_size: int = 0
     data_size: int = 0
+    stream_size: int | None = None
     entries: int = 0
     side_size: int = 0
     size: int | None = None
@@ -195,7 +198,7 @@ class LayerStore:
         try:
             with open(path, "rb") as file:
                 value = json.load(file)
-            if value.pop("format") != FORMAT:
+            if value.pop("format") not in (1, FORMAT):
                 raise ValueError("another format version")
             return LayerRecord(**value)
         except FileNotFoundError as error:
