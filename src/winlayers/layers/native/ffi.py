@@ -266,6 +266,10 @@ class Advapi32(Protocol):
     def OpenThreadToken(self, thread: Handle, access: int, as_self: int, token: Out, /) -> int: ...
     def SetThreadToken(self, thread: None, token: Handle, /) -> int: ...
     def LookupPrivilegeValueW(self, system: None, name: str, luid: Out, /) -> int: ...
+    def GetKernelObjectSecurity(
+        self, handle: Handle, parts: int, descriptor: Out, size: int, needed: Out, /
+    ) -> int: ...
+    def SetKernelObjectSecurity(self, handle: Handle, parts: int, descriptor: Out, /) -> int: ...
     def AdjustTokenPrivileges(
         self, token: Handle, disable_all: int, state: Out, size: int, previous: None, needed: None, /
     ) -> int: ...
@@ -377,6 +381,8 @@ ADVAPI32: Mapping[str, _Signature] = {
     "OpenThreadToken": (c_int32, [c_void_p, c_uint32, c_int32, _P]),
     "SetThreadToken": (c_int32, [_P, c_void_p]),
     "LookupPrivilegeValueW": (c_int32, [c_wchar_p, c_wchar_p, _P]),
+    "GetKernelObjectSecurity": (c_int32, [c_void_p, c_uint32, _P, c_uint32, _P]),
+    "SetKernelObjectSecurity": (c_int32, [c_void_p, c_uint32, _P]),
     "AdjustTokenPrivileges": (c_int32, [c_void_p, c_int32, _P, c_uint32, _P, _P]),
 }
 

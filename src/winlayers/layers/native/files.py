@@ -47,11 +47,15 @@ _FLAG_SEQUENTIAL_SCAN = 0x08000000
 
 _CLASS_BASIC = 0
 _CLASS_STANDARD = 1
+_CLASS_STREAM = 7
 _CLASS_ATTRIBUTE_TAG = 9
 _CLASS_ID_BOTH_DIRECTORY = 10
 _CLASS_ID_BOTH_DIRECTORY_RESTART = 11
 _CLASS_ID = 18
 _NT_CLASS_EA = 7
+
+_OWNER_GROUP_DACL_SACL = 0x0F
+_AUTO_INHERITED = 0x0C00
 
 _FSCTL_SET_REPARSE_POINT = 0x000900A4
 _FSCTL_GET_REPARSE_POINT = 0x000900A8
@@ -180,6 +184,40 @@ class WinFile:
             self.handle, ctypes.byref(ffi.IoStatusBlock()), ctypes.byref(size), 4, _NT_CLASS_EA
         )
         return 0 if status else size.value
+
+    def has_alternate_streams(self) -> bool:
+        """Whether there are streams beside the unnamed one; False where the file system can't tell.
+
+        FILE_STREAM_INFO begins with the u32 offset of the next, 0 in the last; the unnamed stream is one.
+        """
+        buffer = ctypes.create_string_buffer(BUFFER_SIZE)
+        told = ffi.kernel32().GetFileInformationByHandleEx(self.handle, _CLASS_STREAM, buffer, BUFFER_SIZE)
+        return bool(told and any(buffer.raw[:4]))
+
+    def security(self) -> bytes:
+        """The self-relative security descriptor: owner, group and both lists.
+
+        The file must have been opened with `READ_SECURITY`.
+        """
+        needed = ctypes.c_uint32()
+        size = 0
+        get = ffi.advapi32().GetKernelObjectSecurity
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            if get(self.handle, _OWNER_GROUP_DACL_SACL, buffer, size, ctypes.byref(needed)):
+                return buffer.raw[: needed.value]
+            if ffi.last_error() != errors.ERROR_INSUFFICIENT_BUFFER or needed.value <= size:
+                errors.raise_last_error("GetKernelObjectSecurity", path=self.path)
+            size = needed.value
+
+    def set_security(self, descriptor: bytes) -> None:
+        """Set owner, group and both lists; the file must have been opened with `RESTORE`."""
+        control = int.from_bytes(descriptor[2:4], "little")
+        # A list stays marked as inherited only where setting it asks for that (SE_DACL_AUTO_INHERIT_REQ...).
+        control |= (control & _AUTO_INHERITED) >> 2
+        descriptor = descriptor[:2] + control.to_bytes(2, "little") + descriptor[4:]
+        if not ffi.advapi32().SetKernelObjectSecurity(self.handle, _OWNER_GROUP_DACL_SACL, descriptor):
+            errors.raise_last_error("SetKernelObjectSecurity", path=self.path)
 
     def names(self) -> Iterator[str]:
         """The names in the directory, in no order, without ``.`` and ``..``.

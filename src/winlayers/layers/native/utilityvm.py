@@ -6,8 +6,8 @@ whole tree: hard links to its files, which never change, and copies of its direc
 
 The four boot files that an import changes must be copies too, or importing a child would change its parent.
 hcsshim means to copy them while it clones, but looks them up under the wrong path, and links them.  Here they
-are linked like all files, so that the calls are the same, and those that the layer does not replace are made
-copies before Windows changes them.
+are linked like all files, and those that the layer does not replace are made copies before Windows changes
+them, by plain reads and writes, so that the calls of BackupRead and BackupWrite are hcsshim's.
 """
 
 from __future__ import annotations
@@ -117,8 +117,22 @@ class UtilityVm:
                 if basic is not None:
                     touched.setdefault(directory, restore.DirectoryTimes(directory, basic))
                 self._root.remove(path)
-                restore.copy_with_metadata(self._parent, self._root, path)
+                self._copy_from_parent(path)
         restore.reapply_directory_times(self._root, list(touched.values()))
+
+    def _copy_from_parent(self, path: str) -> None:
+        """Copy a file with data, attributes, times and descriptor; with all that it has, if it has more."""
+        source = self._parent.open_relative(path, files.READ_SECURITY, files.SHARE_READ, FILE_OPEN)
+        with source:
+            if not (source.ea_size() or source.has_alternate_streams()):
+                basic, security = source.basic_info(), source.security()
+                with self._root.open_relative(path, files.RESTORE, files.SHARE_READ, FILE_CREATE) as copy:
+                    while chunk := source.read(files.BUFFER_SIZE):
+                        copy.write(chunk)
+                    copy.set_security(security)
+                    copy.set_basic_info(basic)
+                return
+        restore.copy_with_metadata(self._parent, self._root, path)
 
     @staticmethod
     def _id(root: Root, path: str) -> tuple[int, bytes]:
