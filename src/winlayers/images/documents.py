@@ -139,16 +139,21 @@ def parse_document(raw: bytes, media_type: str, what: str) -> Document:
     Raises:
         ImageError: it is malformed, of another type than said, or of a kind that is not read.
     """
+    fields, actual = _read(raw, media_type, what)
+    if actual in mediatypes.INDEXES:
+        manifests = tuple(Descriptor.from_fields(f) for f in fields.objects("manifests", required=True))
+        return Index(raw, actual, manifests)
+    return _manifest(raw, actual, fields, what)
+
+
+def _read(raw: bytes, media_type: str, what: str) -> tuple[Fields, str]:
+    """A document's fields and its type."""
     fields = Fields(parse_object(raw, what), what)
     if fields.value.get("schemaVersion") == 1 or mediatypes.is_schema_1(media_type):
         raise ImageError(f"{what} is in Docker's schema 1, which can't be verified", hint="push it anew")
     if fields.value.get("schemaVersion") != 2:
         raise ImageError(f"{what}: schemaVersion is not 2")
-    actual = _media_type(fields, media_type, what)
-    if actual in mediatypes.INDEXES:
-        manifests = tuple(Descriptor.from_fields(f) for f in fields.objects("manifests", required=True))
-        return Index(raw, actual, manifests)
-    return _manifest(raw, actual, fields, what)
+    return fields, _media_type(fields, media_type, what)
 
 
 def _media_type(fields: Fields, said: str, what: str) -> str:
@@ -186,6 +191,43 @@ def _manifest(raw: bytes, media_type: str, fields: Fields, what: str) -> Manifes
         if layer.media_type not in mediatypes.LAYERS:
             raise ImageError(f"{what}: layer {index} is of type {layer.media_type!r}, which is no layer")
     return Manifest(raw, media_type, config, layers, fields.text_map("annotations"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Links:
+    """What a document of any kind names, an image's or not: what a copy of it takes along.
+
+    Attributes:
+        media_type: the document's.
+        manifests: further documents (of an index).
+        blobs: configuration and layers (of a manifest), in this order.
+    """
+
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+    blobs: tuple[Descriptor, ...]
+
+
+def parse_links(raw: bytes, media_type: str, what: str) -> Links:
+    """Read what a manifest or index names; also an artifact's: attestations lie beside images in indexes.
+
+    Args:
+        raw: the bytes, whose digest the caller has checked.
+        media_type: what the descriptor or the server called it; "" where nothing did.
+        what: names it in errors.
+
+    Raises:
+        ImageError: it is malformed, of another type than said, or of a kind that is not read.
+    """
+    fields, actual = _read(raw, media_type, what)
+    if actual in mediatypes.INDEXES:
+        return Links(
+            actual, tuple(map(Descriptor.from_fields, fields.objects("manifests", required=True))), ()
+        )
+    layers = fields.objects("layers", required=True)
+    if len(layers) > _MAX_LAYERS:
+        raise ImageError(f"{what} has {len(layers)} layers; at most {_MAX_LAYERS} are read")
+    return Links(actual, (), tuple(map(Descriptor.from_fields, (fields.child("config"), *layers))))
 
 
 def manifest_bytes(

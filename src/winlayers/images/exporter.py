@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-from winlayers.errors import ImageNotFoundError
+from winlayers.errors import ImageError, ImageNotFoundError
+from winlayers.images import mediatypes
 from winlayers.images.compression import Reader
-from winlayers.images.documents import Descriptor
+from winlayers.images.documents import Descriptor, Links, parse_links
 from winlayers.images.image import Image
-from winlayers.images.importer import pick, resolve
+from winlayers.images.importer import MAX_NESTING, pick, resolve
 from winlayers.images.platforms import Platform
 from winlayers.images.progress import QUIET, Progress
 from winlayers.images.reference import Reference
@@ -17,6 +19,10 @@ from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from winlayers.images.store import ImageStore
 from winlayers.images.transports.base import ImageSource, ImageTarget, Offer
 from winlayers.images.transports.names import open_source, open_target, parse_name, split_name
+
+_MAX_DOCUMENTS = 1000
+_MAX_TOTAL = 64 << 20
+"""The largest indexes in use name some dozens, of a few kB each; more than this is an attack."""
 
 
 def send_image(
@@ -107,6 +113,87 @@ def copy_image(
     return send_image(image, source.open_blob, target, foreign=foreign, progress=progress)
 
 
+def copy_whole(
+    source: ImageSource,
+    offer: Offer,
+    target: ImageTarget,
+    *,
+    foreign: bool = False,
+    progress: Progress = QUIET,
+) -> Descriptor:
+    """Send what a name stands for as it is: an index with all that it names, for whatever platforms.
+
+    What an index names comes before the index, so a copy that breaks off leaves none with gaps.
+
+    Returns:
+        The descriptor of the index, or of the manifest where there is no index.
+
+    Raises:
+        ImageError: *target* can't hold an index, or a document or blob is missing, malformed or damaged.
+    """
+    documents = _documents(source, offer.descriptor)
+    root = documents[-1]
+    if root.links.media_type in mediatypes.INDEXES and not target.takes_indexes:
+        raise ImageError(
+            f"{target.name} can't hold {source.name}, which is for several platforms",
+            hint="copy one of them with --platform, or to another kind of place",
+        )
+    images = [document for document in documents if document.links.blobs]
+    sent: set[str] = set()
+    for number, document in enumerate(images, 1):
+        image = f"image {number}/{len(images)}, " if len(images) > 1 else ""
+        config, *layers = document.links.blobs
+        work = [(f"{image}layer {at}/{len(layers)}", layer) for at, layer in enumerate(layers, 1)]
+        for label, blob in (*work, (f"{image}configuration", config)):
+            if blob.digest not in sent:
+                sent.add(blob.digest)
+                _send(label, blob, source.open_blob, target, foreign, progress)
+    for document in documents[:-1]:
+        target.put_document(document.descriptor, document.raw)
+    target.publish(root.descriptor, root.raw)
+    return root.descriptor
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Document:
+    descriptor: Descriptor
+    raw: bytes
+    links: Links
+
+
+def _documents(source: ImageSource, root: Descriptor) -> list[_Document]:
+    """A document and all below it, each once and after what it names.
+
+    Raises:
+        ImageError: there are too many, or one is missing or malformed.
+    """
+    found: dict[str, _Document] = {}
+    seen: set[str] = set()
+    total = 0
+
+    def visit(descriptor: Descriptor, depth: int) -> None:
+        nonlocal total
+        if descriptor.digest in seen:
+            return
+        seen.add(descriptor.digest)
+        if depth > MAX_NESTING:
+            raise ImageError(f"{source.name}: indexes are nested more than {MAX_NESTING} deep")
+        if len(seen) > _MAX_DOCUMENTS:
+            raise ImageError(f"{source.name} names more than {_MAX_DOCUMENTS} manifests")
+        raw = source.read_document(descriptor, "manifest")
+        total += len(raw)
+        if total > _MAX_TOTAL:
+            raise ImageError(f"{source.name} has more than {_MAX_TOTAL} bytes of manifests")
+        links = parse_links(raw, descriptor.media_type, f"{source.name} ({descriptor.digest})")
+        for child in links.manifests:
+            visit(child, depth + 1)
+        named = Descriptor(links.media_type, descriptor.digest, len(raw))
+        found[descriptor.digest] = _Document(named, raw, links)
+
+    visit(root, 1)
+    return list(found.values())
+
+
 def mount_candidates(store: ImageStore, image: Image, target: str) -> list[str]:
     """The repositories in *target*'s registry that images of the store with common blobs are named after."""
     transport, rest = split_name(target)
@@ -146,14 +233,19 @@ def copy(
     target: str,
     *,
     platform: Platform | None = None,
+    everything: bool = False,
     foreign: bool = False,
     registry: RegistryOptions = DEFAULT_OPTIONS,
     progress: Progress = QUIET,
 ) -> Descriptor:
     """Copy an image between two places, each named with its transport; no store is needed.
 
+    Args:
+        platform: which image of an index to copy; None: the newest Windows on amd64.
+        everything: copy the index itself and all that it names instead, its digest kept.
+
     Raises:
-        ImageError: as from opening both, and from :func:`copy_image`.
+        ImageError: as from opening both, and from :func:`copy_image` and :func:`copy_whole`.
     """
     with open_source(source, registry) as opened:
         offer = pick(opened.offers(), opened.name)
@@ -161,6 +253,8 @@ def copy(
         if near and parse_name(split_name(source)[1]).domain != _domain(target):
             near = []
         with open_target(target, registry, mount_from=near) as sink:
+            if everything:
+                return copy_whole(opened, offer, sink, foreign=foreign, progress=progress)
             return copy_image(opened, offer, sink, platform=platform, foreign=foreign, progress=progress)
 
 

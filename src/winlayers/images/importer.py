@@ -26,7 +26,8 @@ from winlayers.images.reference import Reference
 from winlayers.images.store import ImageStore
 from winlayers.images.transports.base import ImageSource, Offer
 
-_MAX_NESTING = 4
+MAX_NESTING = 4
+"""How deep indexes may lie in indexes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def resolve(source: ImageSource, descriptor: Descriptor, platform: Platform | No
         ImageError: a document is missing or malformed.
     """
     wanted = WINDOWS if platform is None else platform
-    for _ in range(_MAX_NESTING):
+    for _ in range(MAX_NESTING):
         what = f"{source.name} ({descriptor.digest})"
         document = parse_document(source.read_document(descriptor, "manifest"), descriptor.media_type, what)
         if isinstance(document, Manifest):
@@ -62,7 +63,7 @@ def resolve(source: ImageSource, descriptor: Descriptor, platform: Platform | No
             named = dataclasses.replace(document.descriptor, digest=descriptor.digest)
             return Resolved(named, document, config)
         descriptor = _choose(document, wanted, source.name)
-    raise ImageError(f"{source.name}: indexes are nested more than {_MAX_NESTING} deep")
+    raise ImageError(f"{source.name}: indexes are nested more than {MAX_NESTING} deep")
 
 
 def _choose(index: Index, wanted: Platform, what: str) -> Descriptor:

@@ -263,10 +263,18 @@ def push(
     epilog=examples(
         "winlayers copy docker://mcr.microsoft.com/windows/nanoserver:ltsc2022 oci:./nano:ltsc2022",
         "winlayers copy oci-archive:app.tar docker://localhost:5000/app:2.0",
+        "winlayers copy --all docker://mcr.microsoft.com/windows/nanoserver:ltsc2022 oci:./nano:all",
     )
 )
 @click.argument("source")
 @click.argument("target")
+@click.option(
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Copy the whole index, for all platforms, its digest kept.",
+)
 @platform_option
 @foreign_option
 @json_option
@@ -276,6 +284,7 @@ def copy(
     settings: Settings,
     source: str,
     target: str,
+    everything: bool,
     platform: Platform | None,
     foreign: bool,
     as_json: bool,
@@ -283,12 +292,21 @@ def copy(
 ) -> None:
     """Copy an image from SOURCE to TARGET, every blob as it is, without a store.
 
-    Both are named as for load and save.
+    Both are named as for load and save.  Where SOURCE is for several platforms, one image is chosen of them;
+    with --all they all are copied, and what else lies beside them.
     """
     from winlayers.images.exporter import copy as copy_image
 
+    if everything and platform is not None:
+        raise click.UsageError("--all copies every platform; it can't be used with --platform")
     descriptor = copy_image(
-        source, target, platform=platform, foreign=foreign, registry=registry, progress=settings.progress()
+        source,
+        target,
+        platform=platform,
+        everything=everything,
+        foreign=foreign,
+        registry=registry,
+        progress=settings.progress(),
     )
     if as_json:
         emit_json({"source": source, "target": target, "digest": descriptor.digest, "size": descriptor.size})

@@ -81,6 +81,9 @@ class ImageTarget(abc.ABC):
     name: str
     """What it is called in messages."""
 
+    takes_indexes: bool = True
+    """Whether a whole index can be stored here, and not single images alone."""
+
     wants_foreign: bool = True
     """Whether layers that may not be distributed are stored here like others (a registry says no)."""
 
@@ -98,6 +101,14 @@ class ImageTarget(abc.ABC):
             descriptor: names it; what is sent is checked against it.
             open_source: opens the blob from its start, again where sending must begin anew.
             count: is told of bytes as they pass.
+        """
+
+    @abc.abstractmethod
+    def put_document(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Store a manifest or index that an index names; what it names itself is there already.
+
+        Raises:
+            ImageError: this place does not take indexes.
         """
 
     @abc.abstractmethod

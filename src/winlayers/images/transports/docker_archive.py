@@ -138,6 +138,8 @@ class DockerArchiveTarget(ImageTarget):
     Layers are written as plain tars, so what comes back from it has other blobs, with the same diff ids.
     """
 
+    takes_indexes = False
+
     def __init__(self, path: str, reference: str | None) -> None:
         """Write to the file *path* (``-``: standard output); the image is called *reference*.
 
@@ -183,6 +185,9 @@ class DockerArchiveTarget(ImageTarget):
         name = f"{split_digest(descriptor.digest)[1]}.json"
         self._writer.file(name, raw)
         self._members[descriptor.digest] = name
+
+    def put_document(self, descriptor: Descriptor, raw: bytes) -> None:
+        raise ImageError(f"{self.name}: an index can't be written to such an archive")
 
     def publish(self, descriptor: Descriptor, raw: bytes) -> None:
         manifest = parse_document(raw, descriptor.media_type, self.name)

@@ -109,9 +109,14 @@ class OciArchiveTarget(ImageTarget):
                 self._folders.add(folder)
                 self._writer.directory(folder)
 
+    def put_document(self, descriptor: Descriptor, raw: bytes) -> None:
+        if descriptor.digest not in self._there:
+            self._make_folders(descriptor.digest)
+            self._writer.file(blob_name(descriptor.digest), raw)
+            self._there.add(descriptor.digest)
+
     def publish(self, descriptor: Descriptor, raw: bytes) -> None:
-        self._make_folders(descriptor.digest)
-        self._writer.file(blob_name(descriptor.digest), raw)
+        self.put_document(descriptor, raw)
         annotations = {} if self._tag is None else {REF_NAME: self._tag}
         entry = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations)
         self._writer.file(INDEX, compact_json({"schemaVersion": 2, "manifests": [entry.to_json()]}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,10 +109,13 @@ class LayoutTarget(ImageTarget):
         self._layout.copy_in(open_source(), descriptor, count)
         self._written.append(descriptor.digest)
 
-    def publish(self, descriptor: Descriptor, raw: bytes) -> None:
+    def put_document(self, descriptor: Descriptor, raw: bytes) -> None:
         if not self._layout.has(descriptor):
-            self._layout.write(raw)
+            self._layout.copy_in(io.BytesIO(raw), descriptor, lambda count: None)
             self._written.append(descriptor.digest)
+
+    def publish(self, descriptor: Descriptor, raw: bytes) -> None:
+        self.put_document(descriptor, raw)
         if self._tag is not None:
             self._layout.tag(self._tag, descriptor.without_mention())
         else:

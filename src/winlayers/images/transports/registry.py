@@ -114,6 +114,9 @@ class RegistryTarget(ImageTarget):
     ) -> None:
         self._repository.upload_blob(descriptor, open_source, count)
 
+    def put_document(self, descriptor: Descriptor, raw: bytes) -> None:
+        self._repository.put_manifest(descriptor.digest, raw, descriptor.media_type)
+
     def publish(self, descriptor: Descriptor, raw: bytes) -> None:
         name = self._reference.tag or descriptor.digest
         self._repository.put_manifest(name, raw, descriptor.media_type)
