@@ -6,6 +6,7 @@ A subclass says which kind of mount, and what that kind does not promise.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.layers.ntfs_model import ARCHIVE, HIDDEN, READONLY, Model, Node, Path
+from tests.layers.posixcalls import exchange
 from tests.layers.tars import DIRECTORY, FILE, SDDL, base_tar
 from winlayers.layers.portable import xattrs
+from winlayers.layers.portable.mounts import syscalls
 from winlayers.layers.portable.service import PortableLayerService
 from winlayers.layers.service import DriverInfo
 from winlayers.win32.attributes import FileAttributes
@@ -35,6 +38,13 @@ DESCRIPTORS = [
 ]
 SIZES = st.sampled_from([0, 1, 511, 4096, 5000, 65535, 65536, 65537, 140000, 200000])
 
+FALLOCATE = [
+    0,
+    syscalls.FALLOC_KEEP_SIZE,
+    syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_KEEP_SIZE,
+    syscalls.FALLOC_ZERO_RANGE,
+    syscalls.FALLOC_ZERO_RANGE | syscalls.FALLOC_KEEP_SIZE,
+]
 SELDOM = st.sampled_from(range(12))
 
 Member = tuple[int, str, int, int, int]
@@ -218,6 +228,24 @@ class MountMachine(RuleBasedStateMachine):
 
         self._both(lambda: self.model.truncate(path, size), real)
 
+    @rule(where=WHERE, mode=st.sampled_from(FALLOCATE), offset=SIZES, size=SIZES.filter(bool))
+    def fallocate(self, where: int, mode: int, offset: int, size: int) -> None:
+        path = self._any(where)
+        grows = not mode & syscalls.FALLOC_KEEP_SIZE
+        if mode & (syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_ZERO_RANGE):
+            model = functools.partial(self.model.zero, path, offset, size, grows=grows)
+        else:
+            model = functools.partial(self.model.reserve, path, offset + size if grows else 0)
+
+        def real() -> None:
+            fd = os.open(self._place(path), os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                syscalls.allocate(fd, mode, offset, size)
+            finally:
+                os.close(fd)
+
+        self._both(model, real)
+
     @rule(where=WHERE, name=WHERE)
     def mkdir(self, where: int, name: int) -> None:
         path = self._path(where, self._name(name))
@@ -249,15 +277,29 @@ class MountMachine(RuleBasedStateMachine):
     def replace(self, old: int, new: int) -> None:
         self._rename(self._any(old), self._any(new))
 
+    @rule(old=WHERE, new=WHERE)
+    def exchange(self, old: int, new: int) -> None:
+        first, second = self._any(old), self._any(new)
+        if self._is_too_deep(first) or self._is_too_deep(second):
+            return
+        self._both(
+            lambda: self.model.exchange(first, second),
+            lambda: exchange(self._place(first), self._place(second)),
+        )
+
     def _rename(self, old: Path, new: Path) -> None:
-        if self.longest_redirect is not None:
-            length = len("/".join(map(host_safe, old)).encode("utf-8")) + 1
-            if length > self.longest_redirect and not self._is_file(old):
-                return
+        if self._is_too_deep(old):
+            return
         self._both(
             lambda: self.model.rename(old, new),
             lambda: os.rename(self._place(old), self._place(new)),
         )
+
+    def _is_too_deep(self, path: Path) -> bool:
+        """Whether it is a directory that overlayfs can't note the renaming of."""
+        if self.longest_redirect is None or self._is_file(path):
+            return False
+        return len("/".join(map(host_safe, path)).encode("utf-8")) + 1 > self.longest_redirect
 
     @rule(old=WHERE, where=WHERE, name=WHERE)
     def link(self, old: int, where: int, name: int) -> None:

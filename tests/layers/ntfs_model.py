@@ -177,6 +177,22 @@ class Model:
         node.attributes |= ARCHIVE
         node.write_time = None
 
+    def zero(self, path: Path, offset: int, size: int, *, grows: bool) -> None:
+        """Zeros in a range, beyond the end only if the file *grows*."""
+        node = self._file(path)
+        end = offset + size if grows else min(offset + size, len(node.data))
+        node.data.extend(bytes(max(0, end - len(node.data))))
+        node.data[offset:end] = bytes(max(0, end - offset))
+        node.attributes |= ARCHIVE
+        node.write_time = None
+
+    def reserve(self, path: Path, end: int) -> None:
+        """Room up to *end*."""
+        node = self._file(path)
+        node.data.extend(bytes(max(0, end - len(node.data))))
+        node.attributes |= ARCHIVE
+        node.write_time = None
+
     def unlink(self, path: Path) -> None:
         parent = self._parent(path)
         node = self.find(path)
@@ -209,6 +225,15 @@ class Model:
             target[1].links -= 1
         del old_parent.children[self.key(old[-1])]
         new_parent.children[self.key(new[-1])] = (new[-1], node)
+
+    def exchange(self, old: Path, new: Path) -> None:
+        old_parent, new_parent = self._parent(old), self._parent(new)
+        first, second = self.find(old), self.find(new)
+        if any(n is first for n in self._ancestors(new)) or any(n is second for n in self._ancestors(old)):
+            raise _fail(errno.EINVAL)
+        for parent, path, node in ((old_parent, old, second), (new_parent, new, first)):
+            name, _ = parent.children[self.key(path[-1])]
+            parent.children[self.key(path[-1])] = (name, node)
 
     def _ancestors(self, path: Path) -> list[Node]:
         return [self.find(path[:count]) for count in range(len(path))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -16,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.layers.mountviews import ViewBuilder
-from winlayers.layers.portable.mounts.fusefs import processes
+from winlayers.layers.portable.mounts import syscalls
+from winlayers.layers.portable.mounts.fusefs import processes, ranges
 from winlayers.layers.portable.mounts.fusefs.changes import record_changes
 from winlayers.layers.portable.mounts.fusefs.cowfile import BLOCK, DataFiles, MergedFile, lent_bytes
 from winlayers.layers.portable.mounts.fusefs.lower import Lower, Owner
 from winlayers.layers.portable.mounts.fusefs.operations import Operations
-from winlayers.layers.portable.mounts.fusefs.record import Record
-from winlayers.layers.portable.mounts.fusefs.space import Space
+from winlayers.layers.portable.mounts.fusefs.record import Kind, Record
+from winlayers.layers.portable.mounts.fusefs.space import Space, cost_of
 from winlayers.layers.portable.mounts.fusefs.tree import Tree
 
 LAYER = bytes(range(1, 252)) * 1200  # 301,200 bytes: four blocks and a piece
@@ -35,7 +37,35 @@ PLACES = st.one_of(
 STEP = st.one_of(
     st.tuples(st.just("write"), PLACES, st.integers(0, 2 * BLOCK + 5)),
     st.tuples(st.just("truncate"), PLACES, st.just(0)),
+    st.tuples(st.sampled_from(["punch", "zero", "reserve"]), PLACES, st.integers(1, 3 * BLOCK + 5)),
 )
+
+
+MODES = {
+    "punch": syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_KEEP_SIZE,
+    "zero": syscalls.FALLOC_ZERO_RANGE,
+    "reserve": 0,
+}
+
+
+def seek(tree: Tree, number: int, offset: int, *, data: bool) -> int | None:
+    return ranges.seek(tree, number, offset, data=data).offset
+
+
+def check_holes(tree: Tree, number: int, expected: bytes) -> None:
+    """Going from data to hole and on, as ``cp`` does, misses nothing but zeros, and comes to the end."""
+    offset, end = 0, len(expected)
+    while offset < end:
+        begin = seek(tree, number, offset, data=True)
+        assert not any(expected[offset:begin])
+        if begin is None:
+            return
+        hole = seek(tree, number, begin, data=False)
+        assert hole is not None
+        assert begin < hole <= end
+        offset = hole
+    with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
+        seek(tree, number, end, data=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +129,20 @@ def test_data_is_what_was_written_over_what_was_there(
                 if piece:
                     expected.extend(bytes(max(0, place - len(expected))))
                     expected[place : place + length] = piece
-            else:
+            elif step == "truncate":
                 operations.truncate(found.id, place)
                 del expected[place:]
                 expected.extend(bytes(place - len(expected)))
-        inode = tree.upper(found.id)
+            else:
+                end = place + length if step != "punch" else min(place + length, len(expected))
+                for _ in ranges.allocate(operations, found.id, MODES[step], place, length):
+                    pass
+                expected.extend(bytes(max(0, end - len(expected))))
+                if step != "reserve":
+                    expected[place:end] = bytes(max(0, end - place))
+        inode = operations.raise_inode(found.id)
+        assert operations.space.used == cost_of(inode)
+        check_holes(tree, found.id, bytes(expected))
         assert inode.size == len(expected)
         assert inode.lent == lent_bytes(inode)
         assert data.read(inode, 0, len(expected) + 1) == expected
@@ -121,6 +160,45 @@ def test_data_is_what_was_written_over_what_was_there(
         extent = lower.extent(found.id)
         with MergedFile(lower.view, extent, stored, data.path(stored.file)) as file:
             assert file.read() == expected
+
+
+def test_what_was_never_noted_does_not_come_back(lower: Lower, tmp_path: Path) -> None:
+    record = Record(str(tmp_path), lower, "boot")
+    data = DataFiles(str(tmp_path), lower, record)
+    data.sweep(record)
+    operations = Operations(Tree(lower, record, data), record, data, Space(str(tmp_path), None, 0))
+    grown, written = (operations.make(1, name, Kind.FILE) for name in (b"grown", b"written"))
+    for inode in (grown, written):
+        operations.write(inode.id, 0, memoryview(b"noted"))
+        with open(data.path(inode.file), "ab") as file:
+            file.write(b"of a write that was cut off")
+    operations.truncate(grown.id, 100)
+    operations.write(written.id, 50, memoryview(b"!"))
+    assert data.read(grown, 0, 100) == b"noted" + bytes(95)
+    assert data.read(written, 0, 100) == b"noted" + bytes(45) + b"!"
+    data.close()
+    record.close()
+
+
+def test_a_hole_is_only_told_when_no_mapping_has_news_for_it() -> None:
+    """Pages that only the kernel has turn to data as they are written back."""
+    hidden = {3, 7, 8}
+    data = {0, 1}
+    asked: list[tuple[int, int]] = []
+
+    def find() -> ranges.Place:
+        hole = next((page for page in range(10) if page not in data), 10)
+        return ranges.Place(hole, hole, next((page for page in range(hole, 10) if page in data), 10))
+
+    def write_back(start: int, size: int) -> None:
+        asked.append((start, size))
+        data.update(hidden.intersection(range(start, start + size)))
+
+    hidden.add(2)
+    assert ranges.seek_surely(find, 0, write_back) == 4
+    assert asked == [(2, 8)]
+    data |= set(range(10))
+    assert ranges.seek_surely(find, 0, write_back) == 10
 
 
 def test_processes_are_told_apart() -> None:

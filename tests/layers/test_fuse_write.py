@@ -322,7 +322,7 @@ class TestTree:
 
         libc = ctypes.CDLL(None, use_errno=True)
         (root / "new").touch()
-        for flags, number in ((1, errno.EEXIST), (2, errno.EINVAL)):
+        for flags, number in ((1, errno.EEXIST), (4, errno.EINVAL)):  # NOREPLACE, WHITEOUT
             result = libc.renameat2(
                 -100, os.fsencode(root / "new"), -100, os.fsencode(root / "README.TXT"), flags
             )

@@ -1,7 +1,7 @@
 """Linux's mount system calls through ctypes: no ``mount(8)``, whose option strings are cut at a page.
 
-Sources: Linux ``include/uapi/linux/mount.h`` and ``stat.h``; ``fsopen(2)`` and its kin, which came with 5.2
-under the same numbers on x86, ARM, RISC-V, POWER and s390.
+Sources: Linux ``include/uapi/linux/mount.h``, ``stat.h`` and ``falloc.h``; ``fsopen(2)`` and its kin, which
+came with 5.2 under the same numbers on x86, ARM, RISC-V, POWER and s390.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ UMOUNT_NOFOLLOW = 0x8
 
 MAX_OPTION = 255
 """fsconfig takes strings of 256 bytes with their NUL."""
+
+FALLOC_KEEP_SIZE = 0x1
+FALLOC_PUNCH_HOLE = 0x2
+FALLOC_ZERO_RANGE = 0x10
 
 _SYS_MOVE_MOUNT = 429
 _SYS_FSOPEN = 430
@@ -139,6 +143,22 @@ def unmount(target: str, flags: int = UMOUNT_NOFOLLOW) -> None:
     if _libc.umount2(ctypes.c_char_p(os.fsencode(target)), ctypes.c_int(flags)) < 0:
         code = ctypes.get_errno()
         raise MountCallError(code, os.strerror(code), "umount2")
+
+
+def allocate(fd: int, mode: int, offset: int, size: int) -> None:
+    """Reserve space for a range of an open file, or take it away (``fallocate``; `FALLOC_KEEP_SIZE`, ...).
+
+    Raises:
+        OSError: ENOSPC; EOPNOTSUPP or ENOSYS: the file system, or this system, can't.
+    """
+    if _libc is None:
+        raise OSError(errno.ENOSYS, "fallocate is Linux's", "fallocate")
+    # The GNU C library's plain one has offsets of 32 bits on 32-bit machines; others have no other.
+    call = getattr(_libc, "fallocate64", None) or _libc.fallocate
+    while call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(size)) < 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code), "fallocate")
 
 
 def sync_file_system(path: str) -> None:

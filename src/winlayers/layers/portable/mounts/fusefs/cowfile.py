@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 assert sys.platform != "win32"
 
+from winlayers.layers.portable.mounts import syscalls
 from winlayers.layers.portable.mounts.fusefs.lower import Lower
 from winlayers.layers.portable.mounts.fusefs.record import Inode, Mark, Record
 from winlayers.layers.portable.view import Extent, View
@@ -131,34 +132,74 @@ class DataFiles:
         """Write *data* at *offset*; the file grows as needed."""
         end = offset + len(data)
         fd = self._descriptor_for_writing(inode)
-        for block in self._blocks_below_base(inode, offset, end):
-            if is_held(inode, block):
-                continue
-            start, stop = block * BLOCK, min((block + 1) * BLOCK, inode.base)
-            if offset > start or end < stop:
-                old = self._lower.view.read(self._lower.extent(inode.id), start, stop - start)
-                _write_all(fd, old, start)
+        self._copy_edges(inode, fd, offset, end)
+        if offset > inode.size:
+            self._trim(fd, inode.size)
         _write_all(fd, data, offset)
+        self._hold(inode, offset, end)
+        inode.size = max(inode.size, end)
+        inode.marks |= Mark.DATA
+
+    def zero(self, inode: Inode, offset: int, end: int) -> None:
+        """Make a range inside the file zeros: a hole, where the file system can have one."""
+        fd = self._descriptor_for_writing(inode)
+        self._copy_edges(inode, fd, offset, end)
+        _punch(fd, offset, end)
+        self._hold(inode, offset, end)
+        inode.marks |= Mark.DATA
+
+    def reserve(self, inode: Inode, offset: int, end: int) -> None:
+        """Have the file system below keep room for a range, which may lie beyond the file's end.
+
+        Raises:
+            OSError: ENOSPC: there is no room; EOPNOTSUPP: it can't keep any.
+        """
+        fd = self._descriptor_for_writing(inode)
+        syscalls.allocate(fd, syscalls.FALLOC_KEEP_SIZE, offset, end - offset)
+        self.unsynced.add(inode.id)
+
+    def copy_up(self, inode: Inode, offset: int, end: int) -> None:
+        """Copy the view's blocks that a range touches; the file stays what it is."""
+        fd = self._descriptor_for_writing(inode)
+        for block in self._blocks_below_base(inode, offset, end):
+            if not is_held(inode, block):
+                self._copy_block(inode, fd, block)
+        self._hold(inode, offset, end)
+
+    def _copy_edges(self, inode: Inode, fd: int, offset: int, end: int) -> None:
+        """Copy the view's blocks of which the range takes only a part."""
+        for block in self._blocks_below_base(inode, offset, end):
+            start, stop = block * BLOCK, min((block + 1) * BLOCK, inode.base)
+            if not is_held(inode, block) and (offset > start or end < stop):
+                self._copy_block(inode, fd, block)
+
+    def _copy_block(self, inode: Inode, fd: int, block: int) -> None:
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, inode.base)
+        _write_all(fd, self._lower.view.read(self._lower.extent(inode.id), start, stop - start), start)
+
+    def _hold(self, inode: Inode, offset: int, end: int) -> None:
+        """From now on the data file has the blocks that the range touches."""
         for block in self._blocks_below_base(inode, offset, end):
             if not is_held(inode, block):
                 inode.held[block >> 3] |= 1 << (block & 7)
                 inode.lent -= min((block + 1) * BLOCK, inode.base) - block * BLOCK
-        inode.size = max(inode.size, end)
-        inode.marks |= Mark.DATA
         self.unsynced.add(inode.id)
+
+    @staticmethod
+    def _trim(fd: int, size: int) -> None:
+        """Cut off what is beyond *size*, also what a write left there that failed or was never noted."""
+        if os.fstat(fd).st_size > size:
+            os.ftruncate(fd, size)
 
     def truncate(self, inode: Inode, size: int) -> None:
         """Make the file *size* bytes long."""
-        if size < inode.size:
-            if inode.file:
-                fd = self._descriptor_for_writing(inode)
-                if os.fstat(fd).st_size > size:
-                    os.ftruncate(fd, size)
-                self.unsynced.add(inode.id)
-            if size < inode.base:
-                inode.base = size
-                del inode.held[len(bitmap(size)) :]
-                inode.lent = lent_bytes(inode)
+        if inode.file and size != inode.size:
+            self._trim(self.descriptor(inode), min(size, inode.size))
+            self.unsynced.add(inode.id)
+        if size < inode.base:
+            inode.base = size
+            del inode.held[len(bitmap(size)) :]
+            inode.lent = lent_bytes(inode)
         inode.size = size
         inode.marks |= Mark.DATA
 
@@ -234,6 +275,20 @@ def _write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
             raise OSError(errno.EIO, "nothing was written")
         left = left[written:]
         offset += written
+
+
+def _punch(fd: int, offset: int, end: int) -> None:
+    try:
+        syscalls.allocate(fd, syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_KEEP_SIZE, offset, end - offset)
+        return
+    except OSError as failure:
+        if failure.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    end = min(end, os.fstat(fd).st_size)
+    while offset < end:
+        size = min(_COPY, end - offset)
+        _write_all(fd, bytes(size), offset)
+        offset += size
 
 
 class MergedFile(io.RawIOBase):

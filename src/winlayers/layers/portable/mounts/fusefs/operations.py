@@ -32,6 +32,9 @@ MAX_LINKS = 1024
 MAX_SIZE = (1 << 44) - (1 << 16)
 """The largest file of NTFS with clusters of 4 KiB."""
 
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
 _READONLY = int(FileAttributes.READONLY)
 _ARCHIVE = int(FileAttributes.ARCHIVE)
 
@@ -147,7 +150,9 @@ class Operations:
 
     def rename(self, parent: int, raw: bytes, new_parent: int, new_raw: bytes, flags: int) -> list[Found]:
         """Move a name; what was found at both places."""
-        if flags & ~1:  # RENAME_EXCHANGE, RENAME_WHITEOUT
+        if flags == RENAME_EXCHANGE:
+            return self._exchange(parent, raw, new_parent, new_raw)
+        if flags & ~RENAME_NOREPLACE:
             raise error(errno.EINVAL)
         source = self._existing(parent, raw)
         name = self._valid_name(new_raw)
@@ -173,6 +178,25 @@ class Operations:
         if parent != new_parent:
             self._touch(parent)
         self._set_name(new_parent, name, inode)
+        return touched
+
+    def _exchange(self, parent: int, raw: bytes, new_parent: int, new_raw: bytes) -> list[Found]:
+        """Let two names change places with what is behind them; the directories keep their spellings."""
+        first, second = self._existing(parent, raw), self._existing(new_parent, new_raw)
+        touched = [first, second]
+        if first.id == second.id:
+            return touched
+        for number in (first.id, second.id):
+            self.raise_inode(number)
+        for found, directory, name in ((first, new_parent, second.name), (second, parent, first.name)):
+            inode = self.tree.inodes[found.id]
+            inode.parent, inode.name = directory, name
+            inode.change_time = now()
+            if inode.nlink > 1 and inode.kind is not Kind.DIRECTORY:
+                inode.marks |= Mark.LINKS
+            self.record.put(inode)
+        self._set_name(new_parent, second.name, self.tree.inodes[first.id])
+        self._set_name(parent, first.name, self.tree.inodes[second.id])
         return touched
 
     def _check_replace(self, source: Found, target: Found) -> None:
@@ -279,8 +303,7 @@ class Operations:
             self.data.write(inode, offset, data)
         finally:
             self.space.charge(data_cost(inode.size - inode.lent) - data_cost(held + more))
-        inode.write_time = inode.change_time = now()
-        inode.attributes |= _ARCHIVE
+        self.wrote(inode)
         self.lazy.add(node_id)
 
     def truncate(self, node_id: int, size: int) -> None:
@@ -296,9 +319,14 @@ class Operations:
             held = data_cost(size - inode.lent)
         self.data.truncate(inode, size)
         self.space.charge(data_cost(inode.size - inode.lent) - held)
+        self.wrote(inode)
+        self.record.put(inode)
+
+    @staticmethod
+    def wrote(inode: Inode) -> None:
+        """The file is as if it was written to just now; that is not noted yet."""
         inode.write_time = inode.change_time = now()
         inode.attributes |= _ARCHIVE
-        self.record.put(inode)
 
     def set_attributes(self, node_id: int, body: memoryview) -> None:
         """SETATTR: size, mode, owner and times."""

@@ -56,8 +56,10 @@ class Op(enum.IntEnum):
     INTERRUPT = 36
     DESTROY = 38
     BATCH_FORGET = 42
+    FALLOCATE = 43
     READDIRPLUS = 44
     RENAME2 = 45
+    LSEEK = 46
     STATX = 52
 
 
@@ -145,6 +147,9 @@ BATCH_FORGET_IN = struct.Struct("=II")
 FORGET_ONE = struct.Struct("=QQ")
 STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 DIRENT = struct.Struct("=QQII")
+FALLOCATE_IN = struct.Struct("=QQQII")
+LSEEK_IN = struct.Struct("=QQII")
+LSEEK_OUT = struct.Struct("=Q")
 STATX_IN = struct.Struct("=IIQII")
 STATX_PREFIX = struct.Struct("=QII16x")
 STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII112x")

@@ -23,12 +23,13 @@ import sqlite3
 import struct
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 assert sys.platform != "win32"
 
 from winlayers.errors import WinlayersError
-from winlayers.layers.portable.mounts.fusefs import protocol
+from winlayers.layers.portable.mounts.fusefs import protocol, ranges
 from winlayers.layers.portable.mounts.fusefs.attributes import Attributes
 from winlayers.layers.portable.mounts.fusefs.lower import BLOCK_SIZE, Owner
 from winlayers.layers.portable.mounts.fusefs.operations import Operations
@@ -43,6 +44,7 @@ from winlayers.win32.names import MAX_HOST_BYTES, encode_wtf8, host_safe
 MAX_WRITE = 1 << 20
 _BUFFER = MAX_WRITE + (1 << 16)
 _IDLE = 0.1
+_BETWEEN_STEPS = 0.0001
 _CACHED_EXTENTS = 8192
 _WORKERS = 4
 
@@ -109,6 +111,7 @@ class Server:
             Op.STATFS: self._statfs,
             Op.GETXATTR: self._getxattr,
             Op.LISTXATTR: self._listxattr,
+            Op.LSEEK: self._lseek,
             Op.READDIR: self._readdir,
             Op.READDIRPLUS: self._readdirplus,
             Op.RELEASE: lambda _, __: b"",
@@ -130,6 +133,7 @@ class Server:
             Op.RENAME: self._rename,
             Op.RENAME2: self._rename2,
             Op.WRITE: self._write,
+            Op.FALLOCATE: self._fallocate,
             Op.FLUSH: self._flush,
             Op.FSYNC: self._fsync,
             Op.FSYNCDIR: self._fsync,
@@ -357,6 +361,49 @@ class Server:
             self._reply(unique, memoryview(data))
         else:  # the layer's file is cut short
             self._reply_error(unique, errno.EIO)
+
+    def _lseek(self, node_id: int, body: memoryview) -> bytes | None:
+        _, offset, whence, _ = protocol.LSEEK_IN.unpack_from(body)
+        data = whence == os.SEEK_DATA
+        found = ranges.seek(self._tree, node_id, offset, data=data)
+        if found.hole == found.end:
+            return protocol.LSEEK_OUT.pack(found.offset)
+        self._pool.submit(self._seek, self._unique, node_id, offset, data)
+        return None
+
+    def _seek(self, unique: int, node_id: int, offset: int, data: bool) -> None:
+        def find() -> ranges.Place:
+            with self._lock:
+                return ranges.seek(self._tree, node_id, offset, data=data)
+
+        def write_back(start: int, size: int) -> None:
+            # The kernel writes what is new in the pages that it is to let go of.
+            self._notify(protocol.Notify.INVAL_INODE, protocol.INVAL_INODE.pack(node_id, start, size))
+
+        try:
+            answer = ranges.seek_surely(find, offset, write_back)
+        except (OSError, WinlayersError, sqlite3.Error) as failure:
+            self._reply_error(unique, errno_of(failure))
+        else:
+            self._reply(unique, protocol.LSEEK_OUT.pack(answer))
+
+    def _fallocate(self, node_id: int, body: memoryview) -> None:
+        _, offset, size, mode, _ = protocol.FALLOCATE_IN.unpack_from(body)
+        steps = ranges.allocate(self._writable(), node_id, mode, offset, size)
+        self._pool.submit(self._in_steps, self._unique, steps)
+
+    def _in_steps(self, unique: int, steps: Iterator[None]) -> None:
+        more = True
+        try:
+            while more:
+                with self._lock:
+                    more = next(steps, steps) is None
+                    self._writable().record.commit()
+                time.sleep(_BETWEEN_STEPS)  # or the thread that serves might never get the lock
+        except (OSError, WinlayersError, sqlite3.Error, MemoryError) as failure:
+            self._reply_error(unique, errno_of(failure))
+        else:
+            self._reply(unique, b"")
 
     def _write(self, node_id: int, body: memoryview) -> bytes:
         _, offset, size, *_ = protocol.WRITE_IN.unpack_from(body)

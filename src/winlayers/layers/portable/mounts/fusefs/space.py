@@ -43,12 +43,20 @@ class Space:
         Raises:
             OSError: ENOSPC: they would not fit, or the host's file system is full.
         """
+        self.require(more)
+        self.used = max(0, self.used + more)
+
+    def require(self, more: int) -> None:
+        """See to it that *more* bytes would fit.
+
+        Raises:
+            OSError: ENOSPC: they would not, or the host's file system is full.
+        """
         if more > 0:
             if self.limit is not None and self.used + more > self.limit:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self._host_free() < more + _HOST_RESERVE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.used = max(0, self.used + more)
 
     def _host_free(self) -> int:
         about = os.statvfs(self._folder)
