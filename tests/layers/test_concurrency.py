@@ -156,6 +156,9 @@ class LayerWork:
             self.service.import_tar(f"commit-{os.getpid()}", self.paths("delta", "base"), stream)
         self.service.destroy(f"commit-{os.getpid()}")
 
+    def check(self) -> None:
+        assert list(self.service.check()) == []
+
     def destroy(self) -> None:
         self.service.destroy(random.choice(["base", "delta", "scratch"]))
 
@@ -171,6 +174,7 @@ class LayerWork:
                 self.create_scratch: (LayerExistsError, gone),
                 self.use_scratch: (gone, LayerInUseError, LayerNotMountedError, MountError),
                 self.commit: (gone, LayerInUseError),
+                self.check: (),
                 self.destroy: (LayerInUseError,),
             }
         )

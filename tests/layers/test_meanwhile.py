@@ -88,3 +88,17 @@ def test_what_was_stale_and_is_mounted_again_is_left_alone(
 
 def test_a_folder_that_goes_away_has_no_leftovers(tmp_path: Path) -> None:
     assert durable.sweep(str(tmp_path / "gone")) == []
+
+
+def test_a_removal_under_way_is_no_leftover(service: PortableLayerService) -> None:
+    service.prepare_removal("scratch")
+    os.rename(service.layer_path("scratch"), service.layer_path("scratch-removing"))
+    os.mkdir(durable.temporary_name(service.info.home, "-removing"))
+    assert list(service.check()) == []
+    marker = Path(service.layer_path("scratch-removing"), "removing")
+    assert marker.read_text() == durable.owner()
+    marker.write_text("1.0")  # no process was ever that
+    (finding,) = service.check()
+    assert finding.path == "scratch-removing"
+    assert [finding.mended for finding in service.check(repair=True)] == [True]
+    assert list(service.check()) == []

@@ -48,7 +48,9 @@ def sweep_removed(service: LayerService) -> list[str]:
     try:
         with os.scandir(service.info.home) as entries:
             names = sorted(
-                e.name for e in entries if e.name.endswith(REMOVING) and e.is_dir(follow_symlinks=False)
+                e.name
+                for e in entries
+                if e.name.endswith(REMOVING) and e.name[0] != "." and e.is_dir(follow_symlinks=False)
             )
     except FileNotFoundError:
         return []

@@ -20,7 +20,6 @@ from winlayers.layers.portable.index import Index
 from winlayers.layers.portable.mounting import Mounts
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
-from winlayers.layers.service import REMOVING
 
 _CHUNK = 1 << 20
 _LEFTOVER = "half done work of a process that is gone"
@@ -96,7 +95,7 @@ class Checker:
     def _leftovers(self) -> Iterator[Finding]:
         for name in sorted(os.listdir(self._store.home)):
             path = os.path.join(self._store.home, name)
-            if durable.is_leftover(path) or name.endswith(REMOVING):
+            if durable.is_leftover(path) or self._store.is_half_removed(name):
                 yield self._finding("", name, _LEFTOVER, self._remove(path))
             elif name.startswith(".") or not os.path.isdir(path):
                 continue

@@ -137,16 +137,28 @@ class LayerStore:
         for below in (SCRATCH, EXTRACT):
             if os.path.isdir(os.path.join(folder, below)):
                 swept += [os.path.join(below, name) for name in durable.sweep(os.path.join(folder, below))]
-        marker = os.path.join(folder, _REMOVING)
-        try:
-            with open(marker, encoding="ascii", errors="replace") as file:
-                remover = file.read()
-        except FileNotFoundError:
-            return swept
-        if not durable.owner_lives(remover):
-            durable.remove_any(marker)  # another may have taken it back just now
+        remover = self._remover(folder)
+        if remover is not None and not durable.owner_lives(remover):
+            # Another may have taken it back just now.
+            durable.remove_any(os.path.join(folder, _REMOVING))
             swept.append(_REMOVING)
         return swept
+
+    def _remover(self, folder: str) -> str | None:
+        """The process that removes the layer in *folder*, or was about to; None: none said so."""
+        try:
+            with open(os.path.join(folder, _REMOVING), encoding="ascii", errors="replace") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def is_half_removed(self, name: str) -> bool:
+        """Whether *name* in the home is a layer whose removal a process that is gone has begun."""
+        if not name.endswith(REMOVING) or name.startswith("."):
+            return False
+        path = os.path.join(self.home, name)
+        remover = self._remover(path)
+        return not (remover is not None and durable.owner_lives(remover)) and os.path.lexists(path)
 
     def _restore_replaced(self) -> None:
         """Bring back the empty layers that went aside for content that never came (see :meth:`publish`)."""
