@@ -18,6 +18,7 @@ ORDER = [
     "graphdriver",
     "images",
     "containers",
+    "storefolder",
     "store",
     "inspection",
     "cli",

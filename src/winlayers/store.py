@@ -11,7 +11,6 @@ A store object may be used by several threads; several processes may use one sto
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 import threading
@@ -19,15 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from winlayers import durable
 from winlayers.containers.record import Container
-from winlayers.errors import StoreError
 from winlayers.images.documents import Descriptor
 from winlayers.images.image import Image, LayerInfo
 from winlayers.images.progress import QUIET, Progress
 from winlayers.images.reference import Reference
 from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from winlayers.images.store import ImageStore, Removed
+from winlayers.storefolder import prepare
 
 if TYPE_CHECKING:
     from winlayers.containers.store import ContainerStore
@@ -37,11 +35,6 @@ if TYPE_CHECKING:
     from winlayers.images.platforms import Platform
     from winlayers.layers.portable.check import Finding
     from winlayers.layers.service import TarStream
-
-VERSION = 1
-"""Of the store's format."""
-
-_SETTINGS = "winlayers.json"
 
 
 def default_root() -> str:
@@ -79,7 +72,7 @@ class Store:
             StoreError: there is something else in that folder, or a store of a newer version.
         """
         self.root = Path(os.path.abspath(os.fspath(root)))
-        self._driver_name = _prepare(self.root, driver)
+        self._driver_name = prepare(self.root, driver, driver_options)
         self._driver_options = tuple(driver_options)
         self._driver_lock = threading.Lock()
         self._driver: GraphDriver | None = None
@@ -441,56 +434,6 @@ class Store:
     def remove_container(self, name: str, *, force: bool = False) -> Container:
         """Remove a container with its changes."""
         return self.containers.remove(name, force=force)
-
-
-def is_store(root: str | os.PathLike[str]) -> bool:
-    """Whether there is a store in *root* (of whatever version)."""
-    return os.path.isfile(os.path.join(root, _SETTINGS))
-
-
-def _prepare(root: Path, driver: str) -> str:
-    """Make or check the store's folder; return the graph driver's name."""
-    settings_path = root / _SETTINGS
-    try:
-        settings = json.loads(settings_path.read_bytes())
-    except FileNotFoundError:
-        return _make(root, driver or "windowsfilter")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise StoreError(f"the store in {root} can't be read: {reason}") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("version"), int):
-        raise StoreError(f"{settings_path} is damaged")
-    if settings["version"] > VERSION:
-        raise StoreError(f"the store in {root} is of a newer version of winlayers")
-    kept = settings.get("driver")
-    name = kept if isinstance(kept, str) else "windowsfilter"
-    if driver and driver != name:
-        raise StoreError(f"the store in {root} was made with the graph driver {name}, not {driver}")
-    return name
-
-
-def _make(root: Path, driver: str) -> str:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with durable.FileLock(os.fspath(root / "lock")):
-            if not (root / _SETTINGS).exists():
-                others = [
-                    n for n in os.listdir(root) if n != "lock" and not n.startswith(durable.TEMPORARY_PREFIX)
-                ]
-                # A creation that was killed leaves an empty folder for layers.
-                if others and not (others == ["layers"] and not os.listdir(root / "layers")):
-                    (root / "lock").unlink()
-                    raise StoreError(
-                        f"{root} is neither empty nor a winlayers store", hint="choose another --root"
-                    )
-                (root / "layers").mkdir(exist_ok=True)
-                settings = {"version": VERSION, "driver": driver}
-                durable.write_json(os.fspath(root / _SETTINGS), settings)
-    except OSError as error:
-        raise StoreError(
-            f"can't make a store in {root}: {error.strerror}", hint="choose another --root"
-        ) from error
-    return driver
 
 
 def open_store(

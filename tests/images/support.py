@@ -36,6 +36,19 @@ def tree_digest(root: Path) -> str:
     return hasher.hexdigest()
 
 
+def everything(root: Path) -> dict[str, tuple[int, bytes]]:
+    """All below *root*, lock files and all: each path's type and mode, and a file's content."""
+    found = {}
+    for folder, names, files in os.walk(root):
+        for name in [*names, *files]:
+            path = Path(folder, name)
+            found[str(path.relative_to(root))] = (
+                path.lstat().st_mode,
+                path.read_bytes() if name in files else b"",
+            )
+    return found
+
+
 def read_json(path: Path) -> Any:
     """The JSON in *path*."""
     return json.loads(path.read_bytes())

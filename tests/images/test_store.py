@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.images.support import Layout, sample_layout, tree_digest
+from tests.images.support import Layout, everything, sample_layout, tree_digest
+from tests.layers.tars import LayerTar
 from tests.support import PYTHON_APP
 from winlayers.errors import (
     DigestMismatchError,
@@ -19,12 +22,15 @@ from winlayers.errors import (
     ImageInUseError,
     ImageNotFoundError,
     InvalidReferenceError,
+    LayerContentError,
     LayerNotFoundError,
     PlatformError,
     StoreError,
+    TarTruncatedError,
     WinlayersError,
 )
 from winlayers.images import mediatypes
+from winlayers.images.mediatypes import OCI_LAYER
 from winlayers.store import Store, open_store
 
 
@@ -123,6 +129,29 @@ def no_tar(layout: Layout) -> None:
     layout.change_manifest(lambda m: m["layers"][2].update(stored))
 
 
+def replace_tar(layout: Layout, data: bytes) -> None:
+    stored = layout.put(data)
+    layout.change_config(lambda c: c["rootfs"]["diff_ids"].__setitem__(2, stored["digest"]))
+    layout.change_manifest(lambda m: m["layers"][2].update(stored, mediaType=OCI_LAYER))
+
+
+def cut_tar(layout: Layout) -> None:
+    replace_tar(layout, zlib.decompress(layout.layer(2).read_bytes(), 31)[:2000])
+
+
+def link_to_nothing(layout: Layout) -> None:
+    replace_tar(layout, LayerTar().directory("Files").link("Files/l", "Files/nothing there").bytes())
+
+
+def no_image(layout: Layout) -> None:
+    shutil.rmtree(layout.folder)
+
+
+def other_tag(layout: Layout) -> None:
+    index = layout.folder / "index.json"
+    index.write_text(index.read_text().replace(f'"{layout.tag}"', '"another"'))
+
+
 def artifact(layout: Layout) -> None:
     layout.change_manifest(lambda m: m["config"].update(mediaType="application/vnd.example+json"))
 
@@ -162,6 +191,10 @@ def other_version(layout: Layout) -> None:
         (too_few_diff_ids, ImageError, "3 layers, but the configuration names 2"),
         (linux, PlatformError, "an image for linux"),
         (no_tar, WinlayersError, "tar"),
+        (cut_tar, TarTruncatedError, "ends inside"),
+        (link_to_nothing, LayerContentError, "hard link to"),
+        (no_image, ImageError, "does not exist"),
+        (other_tag, ImageNotFoundError, "has no image tagged"),
         (artifact, ImageError, "artifact"),
         (damaged_manifest, DigestMismatchError, "has other content"),
         (missing_manifest, ImageNotFoundError, "is missing"),
@@ -171,7 +204,7 @@ def other_version(layout: Layout) -> None:
         (other_version, ImageError, "of a version"),
     ],
 )
-@pytest.mark.parametrize("filled", [False, True], ids=["empty", "with another image"])
+@pytest.mark.parametrize("state", ["fresh", "empty", "with another image", "with its base"])
 def test_a_wrong_image_leaves_the_store_as_it_was(
     store: Store,
     layout: Layout,
@@ -179,23 +212,41 @@ def test_a_wrong_image_leaves_the_store_as_it_was(
     damage: Callable[[Layout], None],
     error: type[WinlayersError],
     message: str,
-    filled: bool,
+    state: str,
 ) -> None:
-    if filled:
-        store.load(sample_layout(tmp_path / "other", compression="zstd"), name="other:1")
-        (layers,) = [store.layers("other:1")]
+    """As it was to the last lock file; what is not there yet is made as an empty store."""
+    before = everything(store.root)
+    root = tmp_path / "fresh" if state == "fresh" else store.root
+    if state.startswith("with"):
+        sample_layout(tmp_path / "other", compression="zstd")
+        other = Layout(tmp_path / "other")
+        if state == "with its base":
+            other.change_config(lambda c: c["rootfs"]["diff_ids"].pop())
+            other.change_config(lambda c: c["history"].pop())
+            other.change_manifest(lambda m: m["layers"].pop())
+        store.load(other.name, name="other:1")
         layout.change_config(lambda c: c.update(author="so that it is another image"))
-    else:
-        assert store.driver.name == "windowsfilter"  # makes its home, which is no change of the import's
-    before = tree_digest(store.root)
+        before = everything(store.root)
     damage(layout)
     with pytest.raises(error, match=message) as caught:
-        store.load(layout.name)
+        open_store(root).load(layout.name)
     assert "\n" not in str(caught.value)
-    assert tree_digest(store.root) == before
-    if filled:
-        assert [i.references for i in store.images.images()] == [("docker.io/library/other:1",)]
-        assert store.layers("other:1") == layers
+    after = everything(root)
+    assert after.keys() == before.keys()
+    assert after == before
+
+
+def test_a_store_that_can_not_be_made_leaves_nothing(tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"driver": "none"}, {"driver_options": ["sise=1"]}]
+    for options in wrong:
+        with pytest.raises(WinlayersError):
+            open_store(tmp_path / "new", **options)
+        assert not (tmp_path / "new").exists()
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(WinlayersError):
+            open_store(tmp_path / "there", **options)
+        assert list((tmp_path / "there").iterdir()) == []
+    open_store(tmp_path / "there")
 
 
 def test_what_is_not_there_is_said(store: Store, layout: Layout, tmp_path: Path) -> None:

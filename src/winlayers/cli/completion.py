@@ -153,7 +153,8 @@ def proposals(
     Args:
         kinds: give the names, such as :func:`images`.
     """
-    from winlayers.store import default_root, is_store, open_store
+    from winlayers.store import default_root, open_store
+    from winlayers.storefolder import is_store
 
     root = context.find_root().params.get("root") or default_root()
     try:

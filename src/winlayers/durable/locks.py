@@ -63,19 +63,24 @@ def is_still(fd: int, path: str) -> bool:
 class FileLock:
     """A lock on a file, shared or exclusive, between processes and between threads.
 
-    It goes with the process, however that ends.  The file stays; removing it would let two hold "the" lock.
+    It goes with the process, however that ends.  The file stays, unless the lock is transient.
     """
 
-    def __init__(self, path: str, *, shared: bool = False, timeout: float | None = None) -> None:
+    def __init__(
+        self, path: str, *, shared: bool = False, timeout: float | None = None, transient: bool = False
+    ) -> None:
         """Prepare the lock on *path*; it is taken by ``with``.
 
         Args:
             shared: many may hold it shared, one exclusively.
             timeout: seconds to wait, 0 to only try; None: for ever.
+            transient: the file goes when the lock is released; for a lock that nobody ever takes shared.
         """
+        assert not (shared and transient), "others would hold a file that is nobody's lock any more"
         self.path = path
         self.shared = shared
         self.timeout = timeout
+        self.transient = transient
         self._fd: int | None = None
 
     def acquire(self) -> bool:
@@ -114,9 +119,21 @@ class FileLock:
 
     def release(self) -> None:
         """Let go of the lock; harmless when it is not held."""
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
-            os.close(fd)
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        if self.transient and sys.platform != "win32":
+            # While it is held: whoever waits for it sees that it is gone, and takes the next one.
+            self._unlink()
+        os.close(fd)
+        if self.transient and sys.platform == "win32":
+            self._unlink()  # refused while others have it open
+
+    def _unlink(self) -> None:
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass  # an empty file that stays does no harm
 
     def __enter__(self) -> Self:
         if not self.acquire():

@@ -96,7 +96,7 @@ class ImageStore:
 
     def layer_lock(self, identifier: str) -> durable.FileLock:
         """The lock under which one layer is imported; one of 256, each held alone."""
-        return durable.FileLock(os.fspath(self.root / "locks" / identifier[:2]))
+        return durable.FileLock(os.fspath(self.root / "locks" / identifier[:2]), transient=True)
 
     def lease(self) -> Lease:
         """A lease; what it held is collected if the operation fails."""

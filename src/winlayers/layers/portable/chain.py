@@ -182,15 +182,14 @@ class ChainViews:
             return
         if not parents:
             self._refuse_link(index, *outside[0])
-        with (
-            self._store.staying(*parents),
-            self.open(parents[0]) as view,
-            _HiddenTargets(self, parents) as find,
-        ):
+        # Links may lead to what is deleted since, so the parents' indexes say all; no view is made for them.
+        with self._store.staying(*parents), _HiddenTargets(self, parents) as find:
             for path, target in outside:
-                node = view.resolve(target)
-                if (node is None or node.is_directory) and find(target) is None:
+                if find(target) is None:
                     self._refuse_link(index, path, target)
+        if not utility:
+            return
+        with self._store.staying(*parents), self.open(parents[0]) as view:
             for path in utility:
                 if view.resolve(path) is None:
                     raise LayerContentError(
