@@ -106,7 +106,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a test's stand-in may not have it
             stream.reconfigure(errors="backslashreplace")
-    if "_WINLAYERS_COMPLETE" in os.environ:
+    completing = "_WINLAYERS_COMPLETE" in os.environ
+    if completing:
         from winlayers.cli.completion import register
 
         register()
@@ -114,6 +115,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Outside its standalone mode click returns the code of ``Context.exit`` instead of raising it.
         code = cli.main(given, prog_name="winlayers", standalone_mode=False)
         sys.stdout.flush()
+    except SystemExit:
+        if completing:
+            raise
+        # Outside its standalone mode click ends a program of itself for one thing alone: EPIPE.
+        _silence_stdout()
+        return 141
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -134,6 +141,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         name = f"{error.filename}: " if error.filename is not None else ""
         _complain(f"{name}{error.strerror or error}")
+        _silence_stdout()
         return 1
     return code if isinstance(code, int) else 0
 
@@ -145,11 +153,26 @@ def _complain(message: str) -> None:
 
 
 def _silence_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: the reader has gone."""
+    """Let the interpreter's last flush go nowhere: the reader has gone, or the disk is full."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
 
 
+def _open_missing_streams() -> None:
+    """Give standard streams that were closed a place, or the next file to be opened would be one of them.
+
+    They are opened the wrong way round, so that using them fails; but what is told of errors is lost.
+    """
+    for name, flags, mode in (
+        ("stdin", os.O_WRONLY, "r"),
+        ("stdout", os.O_RDONLY, "w"),
+        ("stderr", os.O_WRONLY, "w"),
+    ):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
+
+
 def main() -> NoReturn:
     """The console script."""
+    _open_missing_streams()
     sys.exit(run())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 
+STANDARD_OUTPUT = "standard output"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -20,9 +22,30 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Let errors of the block name what could not be written, rather than a hidden file or nothing."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
+
+
 def echo(text: str = "") -> None:
     """Print a line to standard output."""
-    click.echo(text)
+    try:
+        click.echo(text)
+    except OSError as error:
+        error.filename = STANDARD_OUTPUT
+        raise
+
+
+def write_out(data: bytes) -> None:
+    """Write binary data to standard output."""
+    with naming(STANDARD_OUTPUT):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
 
 
 def emit_json(value: object) -> None:
@@ -91,14 +114,13 @@ def write_stream(read: Callable[[int], bytes], path: str) -> int:
     if path == "-":
         if sys.stdout.isatty():
             raise click.UsageError("binary data is not written to a terminal; give a file or redirect")
-        sys.stdout.flush()
-        return _copy(read, sys.stdout.buffer.write)
+        return _copy(read, write_out)
     from winlayers.durable import replacing
 
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device can't be replaced
-        with open(path, "wb") as device:
+        with naming(path), open(path, "wb") as device:
             return _copy(read, device.write)
-    with replacing(os.path.abspath(path)) as file:
+    with naming(path), replacing(os.path.abspath(path)) as file:
         return _copy(read, file.write)
 
 

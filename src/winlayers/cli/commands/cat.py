@@ -8,6 +8,7 @@ import click
 
 from winlayers.cli.commands.looking import Looker, layer_root_option, looks
 from winlayers.cli.context import complete_trees, examples
+from winlayers.cli.output import STANDARD_OUTPUT, naming, write_out
 
 
 @click.command(
@@ -30,8 +31,6 @@ def cat(looker: Looker, targets: tuple[str, ...], layer_root: bool) -> None:
     """
     from winlayers.inspection.target import parse_target
 
-    sys.stdout.flush()
-    write = sys.stdout.buffer.write
     for text in targets:
         with looker.attempt():
             image, path = parse_target(text)
@@ -40,5 +39,6 @@ def cat(looker: Looker, targets: tuple[str, ...], layer_root: bool) -> None:
             tree = looker.tree(image)
             entry, stream = tree.find_stream(path, layer_root=layer_root)
             for chunk in tree.chunks(entry, stream):
-                write(chunk)
-    sys.stdout.buffer.flush()
+                write_out(chunk)
+    with naming(STANDARD_OUTPUT):
+        sys.stdout.flush()

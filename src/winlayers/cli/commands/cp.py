@@ -9,6 +9,7 @@ import click
 
 from winlayers.cli.commands.looking import Looker, layer_root_option, looks, warn
 from winlayers.cli.context import complete_trees, examples
+from winlayers.cli.output import STANDARD_OUTPUT, naming
 
 
 @click.command(
@@ -45,6 +46,7 @@ def cp(looker: Looker, source: str, destination: str, follow: bool, layer_root: 
         return
     if sys.stdout.isatty():
         raise click.UsageError("a tar is not written to a terminal; redirect it")
-    sys.stdout.flush()
-    write_tar(tree, entry, sys.stdout.buffer, warn)
-    sys.stdout.buffer.flush()
+    with naming(STANDARD_OUTPUT):
+        sys.stdout.flush()
+        write_tar(tree, entry, sys.stdout.buffer, warn)
+        sys.stdout.buffer.flush()

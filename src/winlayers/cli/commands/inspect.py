@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from winlayers.cli.commands.looking import Looker, looks
 from winlayers.cli.context import complete_trees, examples
-from winlayers.cli.output import emit_json
+from winlayers.cli.output import emit_json, write_out
 
 
 @click.command(
@@ -41,8 +39,7 @@ def inspect(looker: Looker, names: tuple[str, ...], raw: str | None) -> None:
             documents = read_documents(name, store=store, platform=looker.platform, registry=looker.registry)
             if raw is not None:
                 document = documents.manifest.raw if raw == "manifest" else documents.config.raw
-                sys.stdout.flush()
-                sys.stdout.buffer.write(document)
+                write_out(document)
             else:
                 facts.append(documents.facts())
     if raw is None:

@@ -171,7 +171,12 @@ def _clean(name: str) -> str:
 
 
 def _seekable(path: str) -> IO[bytes]:
-    """The plain tar as a file that can be read anywhere."""
+    """The plain tar as a file that can be read anywhere.
+
+    Raises:
+        ImageError: it can't be opened or read, or is empty.
+    """
+    what = "standard input" if path == "-" else path
     try:
         source: IO[bytes] = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - kept open
     except OSError as error:
@@ -188,11 +193,13 @@ def _seekable(path: str) -> IO[bytes]:
             for chunk in decompress(source):
                 spool.write(chunk)
             spool.flush()
+            if not spool.tell():
+                raise ImageError(f"{what} is empty")
         except BaseException:
             spool.close()
             raise
     except OSError as error:
-        raise ImageError(f"can't read {path}: {error.strerror}") from error
+        raise ImageError(f"can't read {what}: {error.strerror}") from error
     if path != "-":
         source.close()
     return spool

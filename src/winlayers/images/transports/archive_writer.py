@@ -118,6 +118,8 @@ class ArchiveWriter:
         except BrokenPipeError:
             raise
         except OSError as error:
+            if self._hidden is None:
+                raise ImageError(f"standard output: {error.strerror}") from error
             raise ImageError(f"can't write {self.path}: {error.strerror}") from error
 
     def abort(self) -> None:
