@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import functools
 import mmap
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -349,7 +349,7 @@ class TestMetadata:
 
     def test_mode_is_the_readonly_bit(self, root: Path) -> None:
         path = root / "Readme.txt"
-        path.chmod(0o555)
+        path.chmod(0o444)
         assert stat.S_IMODE(path.stat().st_mode) == 0o444
         assert attribute(path, xattrs.ATTRIB)[0] & FileAttributes.READONLY
         path.chmod(0o600)
@@ -362,6 +362,26 @@ class TestMetadata:
         os.write(fd, b"still written through this descriptor")
         os.close(fd)
         assert stat.S_IMODE((root / "born read-only").stat().st_mode) == 0o444
+
+    def test_programs_can_run(self, drive: Drive, root: Path) -> None:
+        fd = os.open(root / "born", os.O_CREAT | os.O_WRONLY, 0o700)
+        os.write(fd, b"#!/bin/sh\nexit 7\n")
+        os.close(fd)
+        path = root / "Readme.txt"
+        before = path.stat().st_mtime_ns
+        path.chmod(0o755)
+        (root / "kernel.dll").chmod(0o755)
+        (root / "kernel.dll").chmod(0o644)
+        drive.remount()
+        assert stat.S_IMODE((root / "kernel.dll").stat().st_mode) == 0o644
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755
+        assert path.stat().st_mtime_ns == before
+        assert subprocess.run([root / "born"], check=False, timeout=60).returncode == 7
+        drive.unmount()
+        assert set(drive.changes()) == {"born"}
+        drive.mount()
+        path.chmod(0o555)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o555
 
     def test_descriptors_are_inherited(self, drive: Drive, root: Path) -> None:
         own = sddl_to_bytes(OWN)
@@ -403,6 +423,18 @@ class TestMetadata:
         assert not changes["Readme.txt"].data_changed
         assert {"eas", "security"} <= changes["Readme.txt"].overridden
 
+    def test_what_every_file_has_goes_back_to_what_a_new_file_has(self, root: Path) -> None:
+        path = root / "Readme.txt"
+        os.setxattr(path, "user.ntfs_attrib", (0x2007).to_bytes(4, "little"))
+        os.setxattr(root / "Windows", "user.ntfs_attrib", (0x12).to_bytes(4, "little"))
+        times = attribute(path, xattrs.TIMES)[:24]
+        for name in ("ntfs_attrib", "ntfs_times", "ntfs_crtime"):
+            os.removexattr(path, f"user.{name}")
+            os.removexattr(root / "Windows", f"user.{name}")
+        assert attribute(path, xattrs.ATTRIB) == (0x21).to_bytes(4, "little")  # READONLY is the mode's
+        assert attribute(root / "Windows", xattrs.ATTRIB) == (0x10).to_bytes(4, "little")
+        assert attribute(path, xattrs.TIMES)[:24] == times
+
     @pytest.mark.parametrize(
         ("name", "value"),
         [
@@ -426,8 +458,6 @@ class TestMetadata:
     def test_what_attributes_can_not_do(self, root: Path) -> None:
         path = root / "Readme.txt"
         fails(errno.EPERM, lambda: os.setxattr(path, "user.ntfs_streams", b"[]"))
-        for name in ("ntfs_attrib", "ntfs_times", "ntfs_crtime"):
-            fails(errno.EPERM, functools.partial(os.removexattr, path, f"user.{name}"))
         fails(errno.EOPNOTSUPP, lambda: os.setxattr(path, "security.x", b""))
         fails(errno.ENODATA, lambda: os.getxattr(path, "user.none"))
         fails(errno.ENODATA, lambda: os.removexattr(path, "user.none"))

@@ -32,6 +32,7 @@ A mount must not depend on the file system that a changed link is copied to.
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
 WRITE_BITS = 0o222
+EXECUTE_BITS = 0o111
 
 _READONLY = int(FileAttributes.READONLY)
 

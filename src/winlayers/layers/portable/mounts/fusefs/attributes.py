@@ -158,22 +158,32 @@ class Attributes:
     def remove(self, node_id: int, name: bytes) -> None:
         """Remove an attribute.
 
+        What every file has can't be gone, but programs that make a file's attributes those of another must
+        not fail by it: the attribute bits become those of a new file, and times stay.
+
         Raises:
-            OSError: ENODATA: there is none; EPERM: every file has it.
+            OSError: ENODATA: there is none; EPERM: it is only there to be read.
         """
         if self._operations is None:
             raise error(errno.EROFS)
         bare = self._bare(node_id, name, missing=errno.EOPNOTSUPP)
         if bare not in self._shown(node_id, self._metadata(node_id)):
             raise error(_NO_SUCH)
-        if bare in (xattrs.ATTRIB, xattrs.TIMES, xattrs.CRTIME, xattrs.STREAMS):
+        if bare == xattrs.STREAMS:
             raise error(errno.EPERM)
+        if bare in (xattrs.TIMES, xattrs.CRTIME):
+            return
         stream = xattrs.stream_of_attribute(bare)
         if stream is not None:
             self._set_stream(self._operations, node_id, stream, None)
             return
         inode = self._operations.raise_inode(node_id)
-        self._set_blob(inode, bare, FileMetadata())
+        if bare == xattrs.ATTRIB:
+            archive = 0 if inode.kind is Kind.DIRECTORY else FileAttributes.ARCHIVE
+            inode.attributes = inode.attributes & (_KEPT | FileAttributes.READONLY) | archive
+            inode.marks |= Mark.ATTRIBUTES
+        else:
+            self._set_blob(inode, bare, FileMetadata())
         inode.change_time = now()
         inode.marks |= Mark.METADATA
         self._operations.record.put(inode)

@@ -136,7 +136,7 @@ class _Walk:
                 self._want_directory(parent)
 
     def _is_changed(self, inode: Inode) -> bool:
-        if inode.marks:
+        if inode.marks & ~Mark.EXECUTABLE:
             return True
         return inode.kind is Kind.DIRECTORY and inode.write_time != self.lower.row(inode.id).write_time
 

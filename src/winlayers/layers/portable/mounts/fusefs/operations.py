@@ -21,7 +21,7 @@ from winlayers.layers.portable.mounts.fusefs.protocol import Valid
 from winlayers.layers.portable.mounts.fusefs.record import Inode, Kind, Mark, Name, Record
 from winlayers.layers.portable.mounts.fusefs.space import INODE_COST, Space, cost_of, data_cost
 from winlayers.layers.portable.mounts.fusefs.tree import Found, Tree, error, now
-from winlayers.layers.portable.posix import MAX_TARGET, WRITE_BITS
+from winlayers.layers.portable.posix import EXECUTE_BITS, MAX_TARGET, WRITE_BITS
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.filetime import filetime_from_unix
 from winlayers.win32.names import MAX_COMPONENT_UNITS, decode_wtf8, fold_key, utf16_length, validate_component
@@ -86,6 +86,9 @@ class Operations:
         attributes = int(FileAttributes.DIRECTORY) if is_directory else _ARCHIVE
         if kind is Kind.FILE and not mode & WRITE_BITS:
             attributes |= _READONLY
+        marks = Mark.DATA | Mark.METADATA
+        if kind is Kind.FILE and mode & EXECUTE_BITS:
+            marks |= Mark.EXECUTABLE
         inode = Inode(
             id=self._next_id,
             kind=kind,
@@ -97,7 +100,7 @@ class Operations:
             write_time=time,
             change_time=time,
             security=inherited(directory.security, is_directory),
-            marks=Mark.DATA | Mark.METADATA,
+            marks=marks,
             target=target,
         )
         self._next_id += 1
@@ -344,6 +347,9 @@ class Operations:
             if inode.attributes & _READONLY != read_only:
                 inode.attributes ^= _READONLY
                 inode.marks |= Mark.ATTRIBUTES | Mark.METADATA
+            inode.marks &= ~Mark.EXECUTABLE
+            if mode & EXECUTE_BITS:
+                inode.marks |= Mark.EXECUTABLE
         if valid & Valid.ATIME:
             inode.access_time = time if valid & Valid.ATIME_NOW else filetime_from_unix(atime, atime_ns)
             inode.marks |= Mark.METADATA

@@ -79,6 +79,8 @@ class Mark(enum.IntFlag):
     EAS = 32
     REPARSE = 64
     STREAMS = 128
+    EXECUTABLE = 256
+    """Programs of this system may run it.  That is nothing that a layer could hold, and so no change."""
 
 
 NO_MARK = Mark(0)

@@ -25,7 +25,7 @@ from winlayers.layers.portable.mounts.fusefs.lower import (
     shown_name,
 )
 from winlayers.layers.portable.mounts.fusefs.record import Inode, Kind, Mark, Name, Record
-from winlayers.layers.portable.posix import file_mode
+from winlayers.layers.portable.posix import EXECUTE_BITS, file_mode
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.filetime import NANOSECONDS_PER_TICK, UNIX_EPOCH
 from winlayers.win32.names import decode_wtf8, encode_wtf8, fold_key, host_original
@@ -222,7 +222,8 @@ class Tree:
         if inode is None:
             return self.lower.mode(row if row is not None else self.lower.row(node_id))
         if inode.kind is Kind.FILE:
-            return file_mode(inode.attributes)
+            mode = file_mode(inode.attributes)
+            return mode | EXECUTE_BITS if inode.marks & Mark.EXECUTABLE else mode
         return FOLDER_MODE if inode.kind is Kind.DIRECTORY else SYMLINK_MODE
 
     def target(self, node_id: int) -> bytes:
