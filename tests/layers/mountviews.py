@@ -223,6 +223,16 @@ def _assert_one(
         assert mounted_attributes(place) == shown, place
 
 
+def names_that_leave(gap: int, blocks: int) -> list[str]:
+    """The names of a directory, beside ``.`` and ``..``, whose entries in EROFS fill *blocks* but for *gap*.
+
+    A block has 512 bytes, an entry 12 and its name; *gap* is less than 230.
+    """
+    if blocks == 1:
+        return ["a" * 230, "b" * (231 - gap)]
+    return ["a" * 230, *(chr(ord("b") + n) * 244 for n in range(2 * blocks - 3)), "z" * (244 - gap)]
+
+
 def odd_view(home: Path) -> View:
     """A view of all that is odd: names, links, streams, attributes, times, sizes."""
     b = ViewBuilder(home, 3)

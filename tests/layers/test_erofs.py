@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.layers.mountviews import DESCRIPTOR, PLAIN, TIME, ViewBuilder, odd_view, real_view
+from tests.layers.mountviews import (
+    DESCRIPTOR,
+    PLAIN,
+    TIME,
+    ViewBuilder,
+    names_that_leave,
+    odd_view,
+    real_view,
+)
 from tests.support import require
 from winlayers.errors import LayerCorruptError, UnsupportedError
 from winlayers.layers.portable import xattrs
@@ -25,6 +35,7 @@ from winlayers.layers.portable.erofs.image import (
     read_facts,
     write_image,
 )
+from winlayers.layers.portable.erofs.writer import Output, pack_name, put_directory
 from winlayers.layers.portable.view import Source, View
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import ExtendedAttribute, FileMetadata
@@ -114,6 +125,37 @@ def test_a_chunk_holds_the_file_or_is_the_largest(size: int) -> None:
     assert bits <= fs.MAX_CHUNK_BITS - fs.BLOCK_BITS
     assert (fs.BLOCK << bits) >= size or bits == fs.MAX_CHUNK_BITS - fs.BLOCK_BITS
     assert bits == 0 or (fs.BLOCK << bits - 1) < size
+
+
+def _names_in(block: bytes) -> list[bytes]:
+    """The names of a directory's block, as the kernel finds them (``fs/erofs/dir.c``, ``namei.c``).
+
+    The last one ends at a NUL, or else where the block does; the directory's size says nothing.
+    """
+    count = int.from_bytes(block[8:10], "little") // fs.DIRENT_SIZE
+    starts = [
+        int.from_bytes(block[at + 8 : at + 10], "little")
+        for at in range(0, count * fs.DIRENT_SIZE, fs.DIRENT_SIZE)
+    ]
+    names = [block[start:end] for start, end in itertools.pairwise(starts)]
+    return [*names, block[starts[-1] :].partition(b"\0")[0]]
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("gap", range(100))
+def test_a_directory_may_end_anywhere_in_its_block(blocks: int, gap: int) -> None:
+    file = io.BytesIO()
+    output = Output(file, 0)
+    output.put(b"\xff" * 70)
+    names = [b".", b"..", *(name.encode() for name in names_that_leave(gap, blocks))]
+    entries = [pack_name(name, 1 << 40, fs.TYPE_FILE) for name in reversed(names)]
+    size, block = put_directory(output, entries)
+    assert size == blocks * fs.BLOCK - gap
+    output.put(b"\xff" * fs.BLOCK)  # an inode, as the kernel may see it
+    output.finish()
+    image = file.getvalue()[block << fs.BLOCK_BITS :]
+    found = [name for at in range(0, size, fs.BLOCK) for name in _names_in(image[at : at + fs.BLOCK])]
+    assert found == names
 
 
 def test_an_image_is_made_once_and_again_when_the_view_was(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.layers.mountviews import ViewBuilder, assert_mounted, odd_view, real_view
+from tests.layers.mountviews import ViewBuilder, assert_mounted, names_that_leave, odd_view, real_view
 from tests.support import require, require_root
 from winlayers.errors import LayerCorruptError, MountError, UnsupportedError
 from winlayers.layers.portable import xattrs
@@ -139,6 +139,30 @@ def test_a_deep_tree_with_long_names_in_a_long_folder(mounted: Mounted, tmp_path
             assert [e.path for e in ErofsMounter().changes(view, str(state))] == ["new"]
         finally:
             ErofsMounter().unmount(record)
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_directories_that_end_anywhere_in_their_block(
+    mounted: Mounted, tmp_path: Path, writable: bool
+) -> None:
+    b = ViewBuilder(tmp_path / "home")
+    expected = {}
+    for blocks in (1, 2, 3):
+        for gap in range(70):
+            folder = f"{blocks}-{gap}"
+            expected[folder] = names_that_leave(gap, blocks)
+            b.directory(f"Files/{folder}")
+            for name in expected[folder]:
+                b.file(f"Files/{folder}/{name}", name.encode())
+    with b.finish() as view:
+        root, record = mounted.mount(view, writable=writable)
+        assert {folder: sorted(os.listdir(f"{root}/{folder}")) for folder in os.listdir(root)} == expected
+        for folder, names in expected.items():
+            for name in names:
+                assert Path(root, folder, name).read_bytes() == name.encode()
+            with pytest.raises(FileNotFoundError):
+                os.stat(f"{root}/{folder}/{names[-1]}x")
+        mounted.unmount(record)
 
 
 def test_an_empty_view(mounted: Mounted, tmp_path: Path) -> None:
