@@ -53,6 +53,16 @@ def frames(data: bytes, size: int) -> bytes:
     return skippable + whole + skippable
 
 
+def one_frame(data: bytes, level: int = 3, window_log: int = 17) -> bytes:
+    """One zstd frame, made without knowing how long it will be, as layers are compressed."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, window_log=window_log, write_checksum=True
+    )
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    parts = [compressor.compress(data[at : at + 100_000]) for at in range(0, len(data), 100_000)]
+    return b"".join(parts) + compressor.flush()
+
+
 class Scanned:
     """A blob that was read once, and can now be read from anywhere."""
 
@@ -88,6 +98,7 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {
     "members": lambda d: b"".join(deflated(d[at : at + 700_001]) for at in range(0, len(d), 700_001)),
     "padded": lambda d: deflated(d) + bytes(1000),
     "zstd": zstandard.ZstdCompressor().compress,
+    "zstd-one": one_frame,
     "zstd-frames": lambda d: frames(d, 500_000),
     "none": lambda d: d,
 }
@@ -100,6 +111,7 @@ SEEKABLE = {
     "flushed",
     "members",
     "padded",
+    "zstd-one",
     "zstd-frames",
     "none",
 }
@@ -131,6 +143,54 @@ def test_a_small_read_inflates_little(tmp_path: Path, kind: str, data: bytes) ->
     assert len(scanned.opened) == 1
 
 
+@pytest.mark.parametrize("level", [-5, 1, 3, 7, 12, 19])
+def test_points_inside_zstd_frames(tmp_path: Path, level: int) -> None:
+    """With every strategy of the encoder, among other frames, at the distance that the window asks for."""
+    randomness = random.Random(level)
+    words = [randomness.randbytes(randomness.randrange(1, 30)) for _ in range(3000)]
+    text = b"".join(randomness.choices(words, k=250_000))
+    noise = randomness.randbytes(2_500_000)
+    plain = text + noise + text[:100_000]
+    blob = one_frame(text, level) + one_frame(noise, level) + zstandard.compress(text[:100_000])
+    scanned = Scanned(tmp_path, blob)
+    assert scanned.plain == plain
+    assert len(scanned.points) >= 1 + (len(text) >> 20) + 1 + (len(noise) >> 20) - 1
+    for offset in range(0, len(plain) - 5000, 211_953):
+        assert scanned.blob.read(offset, 5000) == plain[offset : offset + 5000]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.binary(max_size=60), st.integers(1, 3000)), min_size=1, max_size=30),
+    st.integers(-3, 22),
+    st.integers(10, 13),
+    st.integers(0, 2**32),
+)
+def test_zstd_frames_of_any_content(
+    tmp_path_factory: pytest.TempPathFactory,
+    runs: list[tuple[bytes, int]],
+    level: int,
+    window_log: int,
+    seed: int,
+) -> None:
+    """Small windows, so that there are points; runs, words in any order and noise: all modes occur."""
+    randomness = random.Random(seed)
+    words = [randomness.randbytes(randomness.randrange(1, 30)) for _ in range(randomness.randrange(2, 300))]
+    plain = b"".join(
+        content * count
+        + b"".join(randomness.choices(words, k=count))
+        + randomness.randbytes(randomness.choice([0, 10, 2000]))
+        for content, count in runs
+    )
+    blob = one_frame(plain, level, window_log)
+    scanned = Scanned(tmp_path_factory.mktemp("blob"), blob, spacing=1000)
+    assert scanned.plain == plain
+    for _ in range(5):
+        offset = randomness.randrange(len(plain) + 1)
+        size = min(randomness.choice([1, 100, 50_000]), len(plain) - offset)
+        assert scanned.blob.read(offset, size) == plain[offset : offset + size]
+
+
 def test_a_span_is_inflated_once(tmp_path: Path) -> None:
     scanned = Scanned(tmp_path, deflated(TEXT))
     for offset in range(5_000_000, 5_050_000, 1000):
@@ -140,7 +200,7 @@ def test_a_span_is_inflated_once(tmp_path: Path) -> None:
 
 def test_reading_forwards_in_one_large_span_is_one_pass(tmp_path: Path) -> None:
     data = TEXT * 4  # more than is ever kept
-    scanned = Scanned(tmp_path, zstandard.ZstdCompressor().compress(data))
+    scanned = Scanned(tmp_path, one_frame(data, window_log=25))  # more than is kept for a point
     assert len(scanned.points) == 1
     for offset in range(0, len(data), 2_000_000):
         assert scanned.blob.read(offset, 1000) == data[offset : offset + 1000]
@@ -149,7 +209,7 @@ def test_reading_forwards_in_one_large_span_is_one_pass(tmp_path: Path) -> None:
     assert len(scanned.opened) == 2
 
 
-@pytest.mark.parametrize("kind", ["zlib-6", "stored", "members", "zstd-frames", "none"])
+@pytest.mark.parametrize("kind", ["zlib-6", "stored", "members", "zstd-one", "zstd-frames", "none"])
 def test_a_blob_that_changed_is_told(tmp_path: Path, kind: str) -> None:
     blob = bytearray(KINDS[kind](TEXT))
     scanned = Scanned(tmp_path, bytes(blob))
@@ -207,6 +267,19 @@ def test_damage_is_an_error_of_ours_or_nothing(
     blob[position % len(blob)] = value
     try:
         Scanned(tmp_path_factory.mktemp("blob"), bytes(blob))
+    except ImageError:
+        pass
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 255))
+def test_damage_among_points_inside_zstd_frames(
+    tmp_path_factory: pytest.TempPathFactory, position: int, value: int
+) -> None:
+    blob = bytearray(one_frame(TEXT[:60_000], window_log=10))
+    blob[position % len(blob)] = value
+    try:
+        Scanned(tmp_path_factory.mktemp("blob"), bytes(blob), spacing=1000)
     except ImageError:
         pass
 

@@ -1,8 +1,8 @@
 """A compressed layer blob that can be read from anywhere, checked span by span.
 
 What gives the blob's bytes is an :data:`OpenAt`: a file, a part of an archive, or a registry asked for a
-range.  Small spans are decompressed whole, compared with their CRC-32 and kept a while; large ones (zstd in
-one frame, which has no place to begin at but its start) are streamed.
+range.  Small spans are decompressed whole, compared with their CRC-32 and kept a while; large ones (zstd with
+an unusually large window) are streamed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from winlayers.inspection.seekzstd import ZstdScanner, resume_zstd
 OpenAt = Callable[[int], BinaryIO]
 """Opens the blob to be read from that byte on; the caller closes it."""
 
-_WHOLE = 16 << 20
+_WHOLE = 20 << 20
+"""The largest span that is decompressed whole: that of zstd with the usual window, and all of gzip."""
 _KEPT = 2
 
 
@@ -118,7 +119,9 @@ class SeekableBlob:
             with contextlib.closing(_Stream(self, span)) as stream:
                 data = stream.read(0, span.size)
             self._kept[key] = data
-            while len(self._kept) > _KEPT:
+            while len(self._kept) > 1 and (
+                len(self._kept) > _KEPT or sum(map(len, self._kept.values())) > _WHOLE
+            ):
                 self._kept.popitem(last=False)
         else:
             self._kept.move_to_end(key)

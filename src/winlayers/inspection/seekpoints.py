@@ -1,7 +1,8 @@
 """Random access into a compressed layer: points from which it can be read, found while it is read once.
 
 A *point* is a place in the blob where a decoder can begin: the start of a gzip member or zstd frame, or of
-a deflate block together with the 32 KiB of plain data before it (as in zlib's ``examples/zran.c``).  From a
+a block inside, together with what the decoder knows there: for deflate the 32 KiB of plain data before it (as
+in zlib's ``examples/zran.c``), for zstd a dictionary (:mod:`winlayers.inspection.zstdstate`).  From a
 point to the next is a *span*, whose CRC-32 is known.  Points are kept in an SQLite file, so that opening a
 blob costs little and reading one span needs one window.
 """
@@ -15,11 +16,15 @@ from typing import NamedTuple
 
 from winlayers.errors import LayerCorruptError
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the file's schema; files of other versions are made again."""
 
 SPACING = 4 << 20
 """Plain bytes between points, where the compressed data has a place to begin at."""
+
+_SMALL_WINDOW = 64 << 10
+"""What is larger is kept as zstd, which is ten times as fast."""
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -34,8 +39,9 @@ class Point(NamedTuple):
     Attributes:
         plain: how many plain bytes come before it.
         bit: where it is in the blob, in bits (deflate blocks begin inside bytes).
-        window: the plain bytes just before a deflate block, up to 32 KiB; None: a member or frame begins here
-            and nothing before it is needed.
+        window: what a decoder needs to begin at a block: for deflate the plain bytes just before it, up to 32
+            KiB; for zstd see :mod:`winlayers.inspection.seekzstd`.  None: a member or frame begins here and
+            nothing before it is needed.
     """
 
     plain: int
@@ -58,6 +64,22 @@ def crc32_function() -> Callable[[bytes, int], int]:
     except ImportError:  # not built for this processor
         return zlib.crc32
     return isal_zlib.crc32
+
+
+def _pack(window: bytes) -> bytes:
+    if len(window) <= _SMALL_WINDOW:
+        return zlib.compress(window, 1)
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=1).compress(window)
+
+
+def _unpack(packed: bytes) -> bytes:
+    if not packed.startswith(_ZSTD_MAGIC):
+        return zlib.decompress(packed)
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompress(packed)
 
 
 class PointWriter:
@@ -86,7 +108,7 @@ class PointWriter:
         if point.plain != self.size:
             raise ValueError(f"a point at {point.plain}, but {self.size} bytes were fed")
         self._end_span()
-        window = None if point.window is None else zlib.compress(point.window, 1)
+        window = None if point.window is None else _pack(point.window)
         self._count += 1
         self._db.execute(
             "INSERT INTO points VALUES (?, ?, ?, NULL, ?)", (self._count, point.plain, point.bit, window)
@@ -162,7 +184,7 @@ class Points:
             raise LayerCorruptError(f"no data at offset {plain}", layer=self._layer)
         _, start, bit, crc, packed = rows[0]
         end = rows[1][1] if len(rows) > 1 else self.size
-        window = None if packed is None else zlib.decompress(packed)
+        window = None if packed is None else _unpack(packed)
         return Span(Point(start, bit, window), end - start, crc)
 
     def close(self) -> None:
