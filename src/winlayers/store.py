@@ -123,8 +123,14 @@ class Store:
                 repair=repair, deep=deep, restore=functools.partial(restore_layer, self.images)
             )
         for container in self.containers.containers():
-            if not self.driver.exists(container.id):
+            if self._lacks_layer(container):
                 yield ImageFinding(f"container {container.name}", f"its layer {container.id} is missing")
+
+    def _lacks_layer(self, container: Container) -> bool:
+        if self.driver.exists(container.id):
+            return False
+        with self.images.lock(shared=True):  # nobody is removing it now
+            return container in self.containers.containers() and not self.driver.exists(container.id)
 
     # -- images --
 

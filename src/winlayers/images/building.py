@@ -189,8 +189,7 @@ def add_image(
     lease.add([config.digest])
     store.content.write(raw_config)
     descriptor = store_manifest(store, lease, raw_manifest, media_type)
-    store.set_reference(reference, descriptor)
-    return store.find(descriptor.digest)
+    return store.set_reference(reference, descriptor)
 
 
 def store_manifest(store: ImageStore, lease: Lease, raw: bytes, media_type: str) -> Descriptor:

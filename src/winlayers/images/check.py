@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from winlayers import durable
-from winlayers.errors import WinlayersError
+from winlayers.errors import LayerNotFoundError, WinlayersError
 from winlayers.images.blobstream import LayerStream
 from winlayers.images.documents import REF_NAME, Descriptor
 from winlayers.images.image import Image
@@ -52,7 +52,7 @@ class ImageChecker:
         self._deep = deep
 
     def run(self) -> Iterator[ImageFinding]:
-        """All findings."""
+        """All findings; the store may be in use meanwhile: images that are removed are passed over."""
         damaged = set()
         for digest, size in list(self._store.content.digests()):
             problem = self._blob_problem(digest, size)
@@ -64,7 +64,12 @@ class ImageChecker:
             if durable.is_leftover(os.path.join(blobs, name)):
                 yield self._leftover(os.path.join(blobs, name), name)
         for descriptor in self._store.content.manifests():
-            yield from self._image(descriptor, damaged)
+            try:
+                found = list(self._image(descriptor, damaged))
+            except LayerNotFoundError:
+                continue  # removed just now
+            if found and any(d.digest == descriptor.digest for d in self._store.content.manifests()):
+                yield from found
 
     def _blob_problem(self, digest: str, size: int) -> str | None:
         if not self._deep:
@@ -75,6 +80,8 @@ class ImageChecker:
                 while data := file.read(_CHUNK):
                     found.update(data)
         except (OSError, WinlayersError) as error:
+            if not self._store.content.blob_path(digest).exists():
+                return None  # removed just now; an image that still needs it is found to lack it
             return f"can't be read: {error}"
         actual = f"sha256:{found.hexdigest()}"
         return None if actual == digest else f"changed: its digest is {actual}"
@@ -89,7 +96,7 @@ class ImageChecker:
         problem = "half done work of a process that is gone"
         if not self._repair:
             return ImageFinding(name, problem)
-        os.unlink(path)
+        durable.remove_any(path)
         return ImageFinding(name, problem, "removed", True)
 
     def _image(self, descriptor: Descriptor, damaged: set[str]) -> Iterator[ImageFinding]:

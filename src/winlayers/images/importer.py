@@ -110,13 +110,7 @@ def import_image(
     resolved = resolve(source, offer.descriptor, platform)
     with store.lease() as lease:
         _Import(store, source, resolved, lease, keep_blobs=keep_blobs, progress=progress).run()
-        for name in names or (None,):
-            store.set_reference(name, resolved.descriptor)
-    try:
-        return store.find(resolved.descriptor.digest)
-    except ImageNotFoundError:  # removed again by another process, just now
-        given = tuple(sorted(str(name) for name in names))
-        return Image(given, resolved.descriptor, resolved.manifest, resolved.config)
+        return [store.set_reference(name, resolved.descriptor) for name in names or (None,)][-1]
 
 
 class _Import:

@@ -163,8 +163,13 @@ class OciLayout:
             folder = blobs / algorithm
             if folder.is_dir():
                 for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-                    if not entry.name.startswith(durable.TEMPORARY_PREFIX) and entry.is_file():
-                        yield f"{algorithm}:{entry.name}", entry.stat().st_size
+                    if entry.name.startswith(durable.TEMPORARY_PREFIX) or not entry.is_file():
+                        continue
+                    try:
+                        size = entry.stat().st_size
+                    except FileNotFoundError:  # removed just now
+                        continue
+                    yield f"{algorithm}:{entry.name}", size
 
     # -- the index --
 
@@ -178,6 +183,11 @@ class OciLayout:
         if fields.value.get("schemaVersion") != 2:
             raise ImageError(f"{path}: schemaVersion is not 2")
         return fields
+
+    def index_version(self) -> tuple[int, int]:
+        """Another after each change of the index, which is always a new file."""
+        about = os.stat(self.root / _INDEX)
+        return about.st_ino, about.st_mtime_ns
 
     def manifests(self) -> list[Descriptor]:
         """The images that the index lists.

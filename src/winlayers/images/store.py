@@ -21,7 +21,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from winlayers import durable
 from winlayers.errors import (
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("winlayers.images")
 _MIN_PREFIX = 4
+_T = TypeVar("_T")
+_Found: TypeAlias = dict[str, tuple[Descriptor, tuple[str, ...]]]
+"""Images by digest: their descriptors in the index, and their references."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -115,11 +118,22 @@ class ImageStore:
 
     def images(self) -> list[Image]:
         """All images, by reference; those without one last."""
-        found = self._by_digest(self.content.manifests())
-        images = [self._read(descriptor, references) for descriptor, references in found.values()]
+        images = self._look(
+            lambda found: [self._read(descriptor, references) for descriptor, references in found.values()]
+        )
         return sorted(images, key=lambda i: (not i.references, i.references, i.digest))
 
-    def _by_digest(self, index: Iterable[Descriptor]) -> dict[str, tuple[Descriptor, tuple[str, ...]]]:
+    def _look(self, read: Callable[[_Found], _T]) -> _T:
+        """What *read* makes of the images, by digest; it looks again where one was removed meanwhile."""
+        while True:
+            version = self.content.index_version()
+            try:
+                return read(self._by_digest(self.content.manifests()))
+            except ImageNotFoundError:
+                if self.content.index_version() == version:
+                    raise
+
+    def _by_digest(self, index: Iterable[Descriptor]) -> _Found:
         found: dict[str, tuple[Descriptor, list[str]]] = {}
         for descriptor in index:
             references = found.setdefault(descriptor.digest, (descriptor, []))[1]
@@ -152,7 +166,9 @@ class ImageStore:
         Raises:
             ImageNotFoundError: there is none, or several.
         """
-        index = self._by_digest(self.content.manifests())
+        return self._look(lambda index: self._found(name, index))
+
+    def _found(self, name: str, index: _Found) -> Image:
         wanted = _as_reference(name)
         if wanted is not None:
             for descriptor, references in index.values():
@@ -170,7 +186,7 @@ class ImageStore:
             )
         return found[0]
 
-    def _by_prefix(self, name: str, index: dict[str, tuple[Descriptor, tuple[str, ...]]]) -> list[Image]:
+    def _by_prefix(self, name: str, index: _Found) -> list[Image]:
         digits = name.removeprefix("sha256:")
         if len(digits) < _MIN_PREFIX or not set(digits) <= set("0123456789abcdef"):
             return []
@@ -179,34 +195,41 @@ class ImageStore:
 
     # -- references --
 
-    def set_reference(self, reference: Reference | None, descriptor: Descriptor) -> None:
-        """Let *reference* mean the image of *descriptor*, whose blobs are in the store.
+    def set_reference(self, reference: Reference | None, descriptor: Descriptor) -> Image:
+        """Let *reference* mean the image of *descriptor*, whose blobs are in the store and leased.
 
         An image that loses its last reference by this stays, unnamed, until it is pruned.  *reference* None
         stores the image without a name.
+
+        Returns:
+            The image as it is then; another process may remove it at once.
         """
-        bare = descriptor.without_mention()
         with self.lock():
-            index = self.content.manifests()
-            name = None if reference is None else str(reference)
-            kept = [d for d in index if name is None or d.annotations.get(REF_NAME) != name]
-            kept = [d for d in kept if d.digest != bare.digest or REF_NAME in d.annotations]
-            for lost in (d for d in index if d not in kept and d.digest != bare.digest):
-                if all(d.digest != lost.digest for d in kept):
-                    kept.append(lost.without_mention())
-            if name is not None:
-                kept.append(dataclasses.replace(bare, annotations={REF_NAME: name}))
-            elif all(d.digest != bare.digest for d in kept):
-                kept.append(bare)
-            self.content.replace_manifests(kept)
+            return self._set_reference(reference, descriptor)
+
+    def _set_reference(self, reference: Reference | None, descriptor: Descriptor) -> Image:
+        """See :meth:`set_reference`; the caller holds the lock exclusively."""
+        bare = descriptor.without_mention()
+        index = self.content.manifests()
+        name = None if reference is None else str(reference)
+        kept = [d for d in index if name is None or d.annotations.get(REF_NAME) != name]
+        kept = [d for d in kept if d.digest != bare.digest or REF_NAME in d.annotations]
+        for lost in (d for d in index if d not in kept and d.digest != bare.digest):
+            if all(d.digest != lost.digest for d in kept):
+                kept.append(lost.without_mention())
+        if name is not None:
+            kept.append(dataclasses.replace(bare, annotations={REF_NAME: name}))
+        elif all(d.digest != bare.digest for d in kept):
+            kept.append(bare)
+        self.content.replace_manifests(kept)
+        return self._read(*self._by_digest(kept)[bare.digest])
 
     def tag(self, name: str, reference: Reference) -> Image:
         """Give the image *name* another reference."""
         if reference.tag is None or reference.digest is not None:
             raise InvalidReferenceError(f"not a name to give: {reference.familiar}", hint="give name:tag")
-        image = self.find(name)
-        self.set_reference(reference, image.descriptor)
-        return self.find(str(reference))
+        with self.lock():  # nothing else keeps the image's blobs until it has its new name
+            return self._set_reference(reference, self.find(name).descriptor)
 
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """Take a reference away, and the image with its last one.

@@ -1,0 +1,117 @@
+"""What one process sees of a store, and leaves of it, while another removes images."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.images.support import sample_layout
+from winlayers.errors import ImageNotFoundError
+from winlayers.images.documents import Descriptor
+from winlayers.images.editing.runconfig import ConfigChanges
+from winlayers.images.image import Image
+from winlayers.images.reference import Reference
+from winlayers.store import Store, open_store
+
+NAME = "layout:sample"
+
+
+@pytest.fixture
+def other(tmp_path: Path, store: Store) -> Store:
+    """The same store, as another process has it, with an image in it."""
+    other = open_store(store.root)
+    other.load(sample_layout(tmp_path / "layout"))
+    return other
+
+
+def before_first_read(store: Store, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let *act* happen when *store* has read the index, and is about to read the first document."""
+    acts, read = [act], store.images.content.read
+
+    def acted(descriptor: Descriptor, what: str) -> bytes:
+        while acts:
+            acts.pop()()
+        return read(descriptor, what)
+
+    monkeypatch.setattr(store.images.content, "read", acted)
+
+
+def test_an_image_that_goes_while_all_are_listed_is_not_there(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_first_read(store, monkeypatch, lambda: other.remove_image(NAME))
+    assert store.images.images() == []
+
+
+def test_an_image_that_goes_while_it_is_looked_for_is_said_not_to_be_there(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_first_read(store, monkeypatch, lambda: other.remove_image(NAME))
+    with pytest.raises(ImageNotFoundError, match="no such image"):
+        store.image(NAME)
+
+
+def test_an_image_that_goes_while_all_are_checked_is_passed_over(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_first_read(store, monkeypatch, lambda: other.remove_image(NAME))
+    assert list(store.check()) == []
+
+
+def test_an_image_whose_blob_is_missing_is_still_an_error(store: Store, other: Store) -> None:
+    store.images.content.delete(store.image(NAME).id)
+    with pytest.raises(ImageNotFoundError, match="missing"):
+        other.images.images()
+
+
+def test_a_new_name_is_never_that_of_an_image_that_is_gone(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remover = threading.Thread(target=lambda: other.remove_image(NAME))
+
+    def remove() -> None:
+        remover.start()
+        remover.join(0.5)  # it has to wait for the name to be given, or is done
+
+    before_first_read(store, monkeypatch, remove)
+    image = store.tag(NAME, "second:name")
+    remover.join(60)
+    assert image.references == ("docker.io/library/layout:sample", "docker.io/library/second:name")
+    assert [i.references for i in other.images.images()] == [("docker.io/library/second:name",)]
+    assert list(other.check()) == []
+
+
+def test_a_new_image_that_is_removed_at_once_was_made_all_the_same(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name_it = store.images.set_reference
+
+    def and_remove(reference: Reference | None, descriptor: Descriptor) -> Image:
+        image = name_it(reference, descriptor)
+        other.remove_image(str(reference))
+        return image
+
+    monkeypatch.setattr(store.images, "set_reference", and_remove)
+    made = store.configure(NAME, ConfigChanges(user="app"), "new:name")
+    assert made.references == ("docker.io/library/new:name",)
+    assert made.config.run["User"] == "app"
+    with pytest.raises(ImageNotFoundError):
+        store.image("new:name")
+
+
+def test_a_container_that_goes_while_all_are_checked_is_passed_over(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = store.create(NAME, name="box")
+    exists = store.driver.exists
+
+    def removed(layer_id: str) -> bool:
+        if layer_id == container.id and other.containers.containers():
+            other.remove_container("box")
+        return exists(layer_id)
+
+    monkeypatch.setattr(store.driver, "exists", removed)
+    assert list(store.check()) == []
