@@ -216,6 +216,12 @@ class ImageWork:
         for image in self.store.images.images():
             assert len(self.store.images.layers(image)) in (3, 4)
 
+    def list(self) -> None:
+        self.store.images.images()
+
+    def check(self) -> None:
+        assert list(self.store.check()) == []
+
     def shared_container(self) -> None:
         self.store.create("sample:latest", name="shared")
 
@@ -257,6 +263,8 @@ class ImageWork:
                 self.reopen: (),
                 self.load: (),
                 self.look: no_image,
+                self.list: (),
+                self.check: (),
                 self.shared_container: (*no_image, ContainerError),
                 self.use_shared: busy,
                 self.commit_own: no_image,
