@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
+
+from winlayers.errors import WinlayersError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -49,6 +53,53 @@ class Settings:
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Settings).quiet = True
+
+
+quiet_option = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_be_quiet,
+    help="No progress, and an id or digest alone.",
+)
+
+
+def warn(message: str) -> None:
+    """One line on standard error."""
+    from winlayers.cli.output import printable
+
+    sys.stdout.flush()
+    click.echo(f"winlayers: {printable(' '.join(message.split()))}", err=True)
+
+
+class Attempts:
+    """A command with several arguments: if it fails with one, the others are still served."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._failed = False
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Tell of an error and go on with the next argument; the command then ends with code 1."""
+        try:
+            yield
+        except WinlayersError as error:
+            if self.settings.debug:
+                raise
+            warn(str(error))
+            self._failed = True
+
+    def finish(self) -> None:
+        """End with code 1 if something failed."""
+        if self._failed:
+            raise click.exceptions.Exit(1)
 
 
 def complete_images(

@@ -27,10 +27,21 @@ class Entry(NamedTuple):
 class LazyGroup(click.Group):
     """A group with a table of commands."""
 
-    def __init__(self, *args: Any, table: Mapping[str, Entry] | None = None, **kwargs: Any) -> None:
-        """Make a group of the commands in *table*, beside those that are added as usual."""
+    def __init__(
+        self,
+        *args: Any,
+        table: Mapping[str, Entry] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make a group of the commands in *table*, beside those that are added as usual.
+
+        Args:
+            elsewhere: commands of other programs, and what to say to those who look for them here.
+        """
         super().__init__(*args, **kwargs)
         self.table = dict(table or {})
+        self.elsewhere = dict(elsewhere or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the table's order."""
@@ -54,6 +65,10 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            if args[0] in self.elsewhere:
+                raise click.UsageError(
+                    f"{error.message.rstrip('.')}: {self.elsewhere[args[0]]}.", ctx
+                ) from error
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             if not near:
                 raise

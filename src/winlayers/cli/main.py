@@ -63,10 +63,27 @@ COMMANDS = {
     "report": Entry(f"{_COMMANDS}.report:report", _LOOKING, "Show an image as a page: sizes, layers, waste."),
 }
 
+_LOGIN = "credentials are those of docker login and podman login, or given with --creds"
+_RUN = "winlayers runs nothing; mount shows a container's drive C:"
+ELSEWHERE = {
+    "login": _LOGIN,
+    "logout": _LOGIN,
+    "run": _RUN,
+    "start": _RUN,
+    "exec": _RUN,
+    "build": "append puts files onto an image, commit makes an image of a container",
+    "import": "load brings images in, append puts files onto one",
+    "export": "layer export writes a layer or a container's changes, cp NAME:/ - all that can be seen",
+    "manifest": "inspect --raw prints manifests",
+    "containers": "ps lists containers",
+}
+"""What docker, skopeo, crane and their like have, and what does it here."""
+
 
 @click.command(
     cls=LazyGroup,
     table=COMMANDS,
+    elsewhere=ELSEWHERE,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Every command has a --help with examples.",
 )

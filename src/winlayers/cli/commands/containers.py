@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from winlayers.cli.context import (
+    Attempts,
     Settings,
     complete_containers,
     complete_images,
@@ -55,6 +56,9 @@ def _facts(settings: Settings, container: Container) -> dict[str, object]:
 @click.command(epilog=examples("winlayers ps", "winlayers ps --json"))
 @click.option("-q", "--quiet", "ids_only", is_flag=True, help="Print ids alone.")
 @click.option("--no-trunc", is_flag=True, help="Show whole ids.")
+@click.option(
+    "-a", "--all", is_flag=True, expose_value=False, help="For docker's sake: all are listed anyway."
+)
 @json_option
 @pass_settings
 def ps(settings: Settings, ids_only: bool, no_trunc: bool, as_json: bool) -> None:
@@ -105,10 +109,13 @@ def mount(settings: Settings, container: str, folder: str | None) -> None:
 @pass_settings
 def umount(settings: Settings, containers: tuple[str, ...]) -> None:
     """Unmount containers; their changes stay."""
+    attempts = Attempts(settings)
     for container in containers:
-        settings.store.unmount(container)
-        if not settings.quiet:
-            echo(container)
+        with attempts.attempt():
+            settings.store.unmount(container)
+            if not settings.quiet:
+                echo(container)
+    attempts.finish()
 
 
 @click.command(epilog=examples("winlayers changes web", "winlayers changes web --json"))
@@ -196,7 +203,10 @@ def commit(
 @pass_settings
 def rm(settings: Settings, containers: tuple[str, ...], force: bool) -> None:
     """Remove containers with their changes."""
+    attempts = Attempts(settings)
     for container in containers:
-        settings.store.remove_container(container, force=force)
-        if not settings.quiet:
-            echo(container)
+        with attempts.attempt():
+            settings.store.remove_container(container, force=force)
+            if not settings.quiet:
+                echo(container)
+    attempts.finish()

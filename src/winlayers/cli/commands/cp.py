@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from winlayers.cli.commands.looking import Looker, layer_root_option, looks, warn
-from winlayers.cli.context import complete_trees, examples
+from winlayers.cli.commands.looking import Looker, layer_root_option, looks
+from winlayers.cli.context import complete_trees, examples, warn
 from winlayers.cli.output import STANDARD_OUTPUT, naming
 
 
@@ -36,6 +36,10 @@ def cp(looker: Looker, source: str, destination: str, follow: bool, layer_root: 
 
     image, path = parse_target(source)
     if path is None:
+        if parse_target(destination)[1] is not None:
+            raise click.UsageError(
+                "cp copies out of images; to put files in, use append, or mount a container and copy there"
+            )
         raise click.UsageError(f"what of {image}? Write IMAGE:/PATH; IMAGE:/ is everything")
     tree = looker.tree(image)
     entry = tree.find(path, follow=follow, layer_root=layer_root)

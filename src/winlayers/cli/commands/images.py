@@ -4,36 +4,46 @@ from __future__ import annotations
 
 import click
 
-from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
+from winlayers.cli.context import Attempts, Settings, complete_images, examples, json_option, pass_settings
 from winlayers.cli.output import age, echo, emit_json, human_size, table
 from winlayers.images.digest import short
 from winlayers.images.image import Image
 from winlayers.images.reference import Reference, familiar
 
+_Row = tuple[str, str, str | None]
 
-def _rows(image: Image) -> list[tuple[str, str, str | None]]:
-    """An image's repository, tag and reference, once for each reference."""
-    rows: list[tuple[str, str, str | None]] = []
+
+def _rows(image: Image, wanted: str | None = None) -> list[_Row]:
+    """An image's repository, tag and reference, once for each reference that *wanted* means, if given."""
+    only = None if wanted is None else Reference.parse(wanted)
+    tagged = wanted is not None and ":" in wanted.rpartition("/")[2]
+    rows: list[_Row] = []
     for text in image.references:
         reference = Reference.parse(text)
-        rows.append((reference.familiar_repository, reference.tag or "<none>", reference.familiar))
-    return rows or [("<none>", "<none>", None)]
+        if only is None or (
+            reference.repository == only.repository and (not tagged or reference.tag == only.tag)
+        ):
+            rows.append((reference.familiar_repository, reference.tag or "<none>", reference.familiar))
+    return rows or ([("<none>", "<none>", None)] if only is None and not image.references else [])
 
 
-@click.command(epilog=examples("winlayers images", "winlayers images --json", "winlayers images --digests"))
+@click.command(epilog=examples("winlayers images", "winlayers images app", "winlayers images --json"))
+@click.argument("wanted", required=False, metavar="[REPOSITORY[:TAG]]", shell_complete=complete_images)
 @click.option("--digests", is_flag=True, help="Show manifest digests.")
 @click.option("--no-trunc", is_flag=True, help="Show whole ids.")
 @click.option("-q", "--quiet", "ids_only", is_flag=True, help="Print ids alone.")
 @json_option
 @pass_settings
-def images(settings: Settings, digests: bool, no_trunc: bool, ids_only: bool, as_json: bool) -> None:
-    """List the images in the store."""
-    found = settings.store.images.images()
+def images(
+    settings: Settings, wanted: str | None, digests: bool, no_trunc: bool, ids_only: bool, as_json: bool
+) -> None:
+    """List the images in the store, or those of one repository."""
+    found = [(image, rows) for image in settings.store.images.images() if (rows := _rows(image, wanted))]
     if as_json:
-        emit_json([_facts(image, *row) for image in found for row in _rows(image)])
+        emit_json([_facts(image, *row) for image, rows in found for row in rows])
         return
     if ids_only or settings.quiet:
-        for image in found:
+        for image, _ in found:
             echo(image.id if no_trunc else short(image.id))
         return
     header = [
@@ -46,8 +56,8 @@ def images(settings: Settings, digests: bool, no_trunc: bool, ids_only: bool, as
         "SIZE",
     ]
     lines = []
-    for image in found:
-        for repository, tag_name, _ in _rows(image):
+    for image, rows in found:
+        for repository, tag_name, _ in rows:
             lines.append(
                 [
                     repository,
@@ -97,22 +107,25 @@ def rmi(settings: Settings, names: tuple[str, ...], force: bool, as_json: bool) 
 
     Blobs and layers go when no other image and no container needs them.
     """
+    attempts = Attempts(settings)
     results = []
     for name in names:
-        removed = settings.store.remove_image(name, force=force)
-        results.append(
-            {
-                "untagged": [familiar(reference) for reference in removed.untagged],
-                "deleted": removed.images,
-                "layers": removed.layers,
-                "blobs": removed.blobs,
-                "bytes_freed": removed.bytes_freed,
-            }
-        )
-        if not as_json:
-            for reference in removed.untagged:
-                echo(f"Untagged: {familiar(reference)}")
-            for identifier in removed.images:
-                echo(f"Deleted: {identifier}")
+        with attempts.attempt():
+            removed = settings.store.remove_image(name, force=force)
+            results.append(
+                {
+                    "untagged": [familiar(reference) for reference in removed.untagged],
+                    "deleted": removed.images,
+                    "layers": removed.layers,
+                    "blobs": removed.blobs,
+                    "bytes_freed": removed.bytes_freed,
+                }
+            )
+            if not as_json:
+                for reference in removed.untagged:
+                    echo(f"Untagged: {familiar(reference)}")
+                for identifier in removed.images:
+                    echo(f"Deleted: {identifier}")
     if as_json:
         emit_json(results)
+    attempts.finish()

@@ -17,16 +17,18 @@ from winlayers.cli.output import echo, emit_json
 def info(settings: Settings, as_json: bool) -> None:
     """Tell about the store, its graph driver, and the kind of mounts that is used here and why."""
     store = settings.store
-    facts = [
+    facts: list[tuple[str, str | int]] = [
         ("Version", __version__),
         ("Root", os.fspath(store.root)),
-        ("Images", str(len(store.images.images()))),
-        ("Containers", str(len(store.containers.containers()))),
+        ("Images", len(store.images.images())),
+        ("Containers", len(store.containers.containers())),
         ("Storage driver", store.driver.name),
-        *((name, value) for name, value in store.driver.status() if value),
     ]
+    for name, value in store.driver.status():  # texts, as docker's drivers give them
+        if value:
+            facts.append((name, int(value) if name == "Layers" else value))
     if as_json:
-        emit_json({name.lower().replace(" ", "_"): value for name, value in facts})
+        emit_json({name.lower().replace(" ", "_"): fact for name, fact in facts})
         return
-    for name, value in facts:
-        echo(f"{name}: {value}")
+    for name, fact in facts:
+        echo(f"{name}: {fact}")

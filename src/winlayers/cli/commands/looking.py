@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from winlayers.cli.commands.transfer import registry_options
-from winlayers.cli.context import Settings, pass_settings
-from winlayers.cli.output import human_size, printable
-from winlayers.errors import WinlayersError
+from winlayers.cli.context import Attempts, Settings, pass_settings
+from winlayers.cli.output import human_size
 
 if TYPE_CHECKING:
     from winlayers.images.platforms import Platform
@@ -31,16 +29,15 @@ layer_root_option = click.option(
 )
 
 
-class Looker:
+class Looker(Attempts):
     """Opens images for one command, each once."""
 
     def __init__(self, settings: Settings, platform: str | None, registry: RegistryOptions) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.registry = registry
         self._platform = platform
         self._stack = contextlib.ExitStack()
         self._trees: dict[str, Tree] = {}
-        self._failed = False
 
     @property
     def platform(self) -> Platform | None:
@@ -65,17 +62,6 @@ class Looker:
             self._trees[image] = self._stack.enter_context(tree)
         return tree
 
-    @contextlib.contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Tell of an error and go on with the next argument; the command then ends with code 1."""
-        try:
-            yield
-        except WinlayersError as error:
-            if self.settings.debug:
-                raise
-            warn(str(error))
-            self._failed = True
-
     def close(self) -> None:
         """Close all that was opened."""
         self._stack.close()
@@ -83,14 +69,7 @@ class Looker:
     def finish(self) -> None:
         """Close all that was opened; end with code 1 if something failed."""
         self._stack.close()
-        if self._failed:
-            raise click.exceptions.Exit(1)
-
-
-def warn(message: str) -> None:
-    """One line on standard error."""
-    sys.stdout.flush()
-    click.echo(f"winlayers: {printable(' '.join(message.split()))}", err=True)
+        super().finish()
 
 
 def looks(command: Command) -> Command:

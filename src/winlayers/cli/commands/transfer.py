@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from winlayers.cli.context import Settings, complete_images, examples, json_option, pass_settings
+from winlayers.cli.context import (
+    Settings,
+    complete_images,
+    examples,
+    json_option,
+    pass_settings,
+    quiet_option,
+)
 from winlayers.cli.output import echo, emit_json
 from winlayers.images.image import Image
 from winlayers.images.platforms import Platform
@@ -104,6 +111,23 @@ def tell(settings: Settings, image: Image, given: str | None, as_json: bool) -> 
         echo(image.id if settings.quiet else name_of(image, given))
 
 
+def _docker_archive(file: str, image: str) -> str:
+    """The target that docker's ``save -o FILE IMAGE`` means; an image named by its id gets no name."""
+    if ":" in file:
+        raise click.UsageError(f"a file with a colon in its name can't be written: {file}")
+    named = "/" in image or ":" in image or "." in image
+    return f"docker-archive:{file}" + (f":{image}" if named and "@" not in image else "")
+
+
+def _one_of(argument: str | None, option: str | None, name: str, flag: str) -> str:
+    """What was given either as an argument or, as docker has it, with an option."""
+    if argument is not None and option is not None:
+        raise click.UsageError(f"give {name} or {flag}, not both")
+    if argument is None and option is None:
+        raise click.UsageError(f"Missing argument '{name}'.")
+    return argument or option or ""
+
+
 @click.command(
     epilog=examples(
         "winlayers load oci:./layouts/python-app:3.13",
@@ -112,17 +136,20 @@ def tell(settings: Settings, image: Image, given: str | None, as_json: bool) -> 
         "docker save app | winlayers load -",
     )
 )
-@click.argument("source")
+@click.argument("source", required=False)
+@click.option("-i", "--input", "file", metavar="FILE", help="The same as SOURCE, as docker has it.")
 @click.option("--name", metavar="REF", help="What to call the image.  [default: what the source calls it]")
 @click.option("--all", "everything", is_flag=True, help="Load every image that the source holds.")
 @platform_option
 @blobs_option
+@quiet_option
 @json_option
 @registry_options
 @pass_settings
 def load(
     settings: Settings,
-    source: str,
+    source: str | None,
+    file: str | None,
     name: str | None,
     everything: bool,
     platform: Platform | None,
@@ -140,6 +167,7 @@ def load(
       docker://REF                an image in a registry
       a folder or archive, told by looking at it; - is standard input
     """
+    source = _one_of(source, file, "SOURCE", "--input")
     if everything and name is not None:
         raise click.UsageError("--name gives one image a name; it can't be used with --all")
     images = settings.store.load_all(
@@ -163,22 +191,39 @@ def load(
         "winlayers save app:2.0 oci:./layout:2.0",
         "winlayers save app:2.0 docker-archive:app.tar:app:2.0",
         "winlayers save app:2.0 oci-archive:-:2.0 | ssh host winlayers load -",
+        "winlayers save -o app.tar app:2.0",
     )
 )
 @click.argument("image", shell_complete=complete_images)
-@click.argument("target")
+@click.argument("target", required=False)
+@click.option(
+    "-o", "--output", "file", metavar="FILE", help="The same as docker-archive:FILE:IMAGE, as docker has it."
+)
 @foreign_option
+@quiet_option
 @json_option
 @registry_options
 @pass_settings
 def save(
-    settings: Settings, image: str, target: str, foreign: bool, as_json: bool, registry: RegistryOptions
+    settings: Settings,
+    image: str,
+    target: str | None,
+    file: str | None,
+    foreign: bool,
+    as_json: bool,
+    registry: RegistryOptions,
 ) -> None:
     """Write IMAGE to TARGET, every blob as it came, and print the manifest's digest.
 
-    TARGET is oci:FOLDER:TAG (added to a layout that is there), oci-archive:FILE[:TAG],
-    docker-archive:FILE[:REF] (layers uncompressed) or docker://REF; the FILE - is standard output.
+    \b
+    TARGET is
+      oci:FOLDER:TAG              an OCI image layout, which may be there already
+      oci-archive:FILE[:TAG]      one in a new tar; - is standard output
+      docker-archive:FILE[:REF]   for docker load; layers uncompressed
+      docker://REF                a registry
     """
+    archive = None if file is None else _docker_archive(file, image)
+    target = _one_of(target, archive, "TARGET", "--output")
     descriptor = settings.store.save(
         image, target, foreign=foreign, registry=registry, progress=settings.progress()
     )
@@ -199,6 +244,7 @@ def save(
 @click.option("--name", metavar="REF", help="What to call the image.  [default: REFERENCE]")
 @platform_option
 @blobs_option
+@quiet_option
 @json_option
 @registry_options
 @pass_settings
@@ -235,6 +281,7 @@ def pull(
 @click.argument("image", shell_complete=complete_images)
 @click.argument("reference", required=False)
 @foreign_option
+@quiet_option
 @json_option
 @registry_options
 @pass_settings
@@ -277,6 +324,7 @@ def push(
 )
 @platform_option
 @foreign_option
+@quiet_option
 @json_option
 @registry_options
 @pass_settings
