@@ -30,6 +30,7 @@ from winlayers.storefolder import prepare
 if TYPE_CHECKING:
     from winlayers.containers.store import ContainerStore
     from winlayers.graphdriver import Change, GraphDriver
+    from winlayers.images.cachefolder import CacheFolder
     from winlayers.images.check import ImageFinding
     from winlayers.images.editing import AppendOptions, ConfigChanges
     from winlayers.images.platforms import Platform
@@ -102,6 +103,13 @@ class Store:
                     self._driver_name, os.fspath(self.root / "layers"), self._driver_options
                 )
             return self._driver
+
+    @property
+    def cache(self) -> CacheFolder:
+        """The folder of what was learnt by looking into images that are not imported."""
+        from winlayers.images.cachefolder import CACHE, CacheFolder
+
+        return CacheFolder(self.root / CACHE)
 
     # -- repair --
 
@@ -289,9 +297,13 @@ class Store:
         return self.images.remove(name, force=force)
 
     def prune(self, *, everything: bool = False) -> Removed:
-        """Remove what nobody needs; see :meth:`ImageStore.prune`.  Leftovers of containers go as well."""
+        """Remove what nobody needs; see :meth:`ImageStore.prune`.
+
+        Leftovers of containers go as well, and what was learnt by looking in, unless somebody does so.
+        """
         removed = self.images.prune(everything=everything)
         self.driver.cleanup()
+        removed.cache_freed = self.cache.clear()
         return removed
 
     # -- new images from others --

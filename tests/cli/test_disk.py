@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from tests.images.support import Layout, sample_layout
 from winlayers.cli.main import cli
 from winlayers.images.usage import folder_size
+from winlayers.inspection import open_image
 from winlayers.store import Store, open_store
 
 
@@ -51,6 +54,84 @@ def test_df_counts_what_is_on_disk(store: Store) -> None:
     text = run(store, "df", "--verbose")
     assert "RECLAIMABLE" in text
     assert "<none>" in text
+
+
+def looked_into(store: Store, folder: Path) -> str:
+    """An image that is not imported, looked into with the store's cache; its transport name."""
+    name = sample_layout(folder)
+    assert "/" in run(store, "ls", "-R", name)
+    return name
+
+
+def test_the_cache_of_looks_is_counted_and_goes(store: Store, tmp_path: Path) -> None:
+    def row() -> dict[str, int]:
+        rows = json.loads(run(store, "df", "--json"))["usage"]
+        found: dict[str, int] = next(row for row in rows if row.pop("kind") == "cache")
+        return found
+
+    assert row() == {"total": 0, "active": 0, "size": 0, "reclaimable": 0}
+    name = looked_into(store, tmp_path / "other")
+    there = row()
+    assert (there["total"], there["active"]) == (3, 0)
+    assert there["size"] == there["reclaimable"] == folder_size(str(store.root / "cache")) > 0
+    assert any(line.startswith("Cache ") for line in run(store, "df").splitlines())
+    listed = run(store, "ls", "-lR", name)
+
+    leftover = store.root / "cache" / "blobs" / ".tmp-0.0-left"
+    leftover.mkdir()
+    (leftover / "index.db").write_bytes(bytes(100_000))
+    text = run(store, "prune", answer="y\n")
+    assert "Removed 0 layers" in text
+    assert text.splitlines()[-1].endswith("of cache")
+    assert not list((store.root / "cache").rglob("*.db"))
+    after = row()
+    assert (after["total"], after["active"]) == (0, 0)
+    assert run(store, "ls", "-lR", name) == listed
+
+
+def test_the_cache_alone_goes_on_request(store: Store, tmp_path: Path) -> None:
+    looked_into(store, tmp_path / "other")
+    store.remove_container("box")
+    removed = json.loads(run(store, "prune", "--cache", "--force", "--json"))
+    assert removed["cache_freed"] > 0
+    assert removed["deleted"] == removed["blobs"] == removed["layers"] == []
+    assert len(store.images.images()) == 2
+    assert "Removed 0B of cache" in run(store, "prune", "--cache", "--force")
+    refused = CliRunner().invoke(cli, ["--root", str(store.root), "prune", "--cache", "--all", "--force"])
+    assert refused.exit_code == 2
+
+
+def test_a_cache_that_is_looked_through_stays(store: Store, tmp_path: Path) -> None:
+    """In another process, as well as in this one; and what it opens later is there, too."""
+    name = looked_into(store, tmp_path / "other")
+    code = (
+        "import sys, winlayers\n"
+        "from winlayers.inspection import open_image\n"
+        "with open_image(sys.argv[2], store=winlayers.open_store(sys.argv[1])) as tree:\n"
+        "    print('open', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "    print(len(list(tree.children(tree.find('/Windows')))), flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(store.root), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        size = folder_size(str(store.root / "cache"))
+        rows = json.loads(run(store, "df", "--json"))["usage"]
+        assert rows[-1] == {"kind": "cache", "total": 3, "active": 3, "size": size, "reclaimable": 0}
+        assert store.prune().cache_freed == 0
+        assert folder_size(str(store.root / "cache")) == size
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert int(other.stdout.readline()) > 0
+    with open_image(name, store=store):
+        assert store.cache.clear() == 0
+    assert store.cache.clear() > 0
 
 
 def test_files_with_several_names_are_counted_once(tmp_path: Path) -> None:

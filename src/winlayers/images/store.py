@@ -53,13 +53,17 @@ _Found: TypeAlias = dict[str, tuple[Descriptor, tuple[str, ...]]]
 
 @dataclasses.dataclass(slots=True)
 class Removed:
-    """What a removal did: references that no longer mean anything, blobs, layers, bytes of blobs freed."""
+    """What a removal did: references that no longer mean anything, blobs, layers, bytes freed.
+
+    ``bytes_freed`` are those of blobs, ``cache_freed`` those of what was learnt by looking into images.
+    """
 
     untagged: list[str] = dataclasses.field(default_factory=list)
     images: list[str] = dataclasses.field(default_factory=list)
     blobs: list[str] = dataclasses.field(default_factory=list)
     layers: list[str] = dataclasses.field(default_factory=list)
     bytes_freed: int = 0
+    cache_freed: int = 0
 
 
 class ImageStore:

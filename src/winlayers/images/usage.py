@@ -16,7 +16,7 @@ class Usage:
     """One row of :func:`disk_usage`.
 
     Attributes:
-        kind: ``blobs``, ``layers`` or ``containers``.
+        kind: ``blobs``, ``layers``, ``containers`` or ``cache`` (of blobs that were looked into).
         total: how many there are.
         active: how many of them are needed by an image, a container or an operation under way.
         size: bytes on disk.

@@ -13,16 +13,15 @@ The data itself is not kept.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 from winlayers import durable
-from winlayers.errors import LayerCorruptError, StoreError, WinlayersError
+from winlayers.errors import LayerCorruptError, WinlayersError
 from winlayers.images.blobstream import LayerStream
+from winlayers.images.cachefolder import CacheFolder
 from winlayers.images.compression import Reader
 from winlayers.images.digest import split_digest
 from winlayers.images.documents import Descriptor
@@ -46,14 +45,10 @@ class BlobCache:
         Raises:
             StoreError: it can't be made.
         """
-        self.folder = Path(folder)
-        self.blobs = self.folder / "blobs"
-        self.views = self.folder / "views"
-        try:
-            for path in (self.blobs, self.views, self.folder / "locks"):
-                path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"can't make the cache in {self.folder}: {error.strerror}") from error
+        self.folder = CacheFolder(folder)
+        self.folder.make()
+        self.blobs = self.folder.blobs
+        self.views = self.folder.views
 
     def name(self, digest: str) -> str:
         """The name of a blob's folder."""
@@ -93,7 +88,7 @@ class BlobCache:
         """
         if self.has(blob.digest):
             return
-        with durable.FileLock(os.fspath(self.folder / "locks" / self.name(blob.digest)[:2])):
+        with durable.FileLock(os.fspath(self.folder.locks / self.name(blob.digest)[:2])):
             if self.has(blob.digest):  # by another process, meanwhile
                 return
             progress.start(blob.digest, label or "layer", blob.size)
@@ -131,20 +126,3 @@ class BlobCache:
         """Where the view of that chain of blobs is, or would be."""
         text = "\n".join([str(VIEW_VERSION), *digests])
         return os.fspath(self.views / f"{hashlib.sha256(text.encode('ascii')).hexdigest()}.db")
-
-    def size(self) -> int:
-        """Bytes on disk."""
-        total = 0
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    total += os.stat(os.path.join(folder, name)).st_size
-        return total
-
-    def clear(self) -> int:
-        """Remove everything; return the bytes that became free."""
-        size = self.size()
-        for path in (self.blobs, self.views):
-            durable.remove_tree(os.fspath(path))
-            path.mkdir(exist_ok=True)
-        return size

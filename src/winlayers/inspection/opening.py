@@ -17,6 +17,7 @@ from winlayers.errors import (
     LayerNotFoundError,
     UnsupportedError,
 )
+from winlayers.images.cachefolder import CACHE
 from winlayers.images.config import ImageConfig
 from winlayers.images.documents import Descriptor, Manifest
 from winlayers.images.progress import QUIET, Progress
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from winlayers.store import Store
 
 _HOST_PATH = re.compile(r"\.{0,2}[\\/]|[A-Za-z]:[\\/]")
-_CACHE = "cache"
 _KINDS = ("image", "container", "layer")
 
 
@@ -102,7 +102,7 @@ def _cache(
 
 def cache_folder(store: Store) -> Path:
     """Where a store keeps what was learnt of blobs that are not imported."""
-    return store.root / _CACHE
+    return store.root / CACHE
 
 
 def _from_blobs(
@@ -116,6 +116,7 @@ def _from_blobs(
 ) -> Tree:
     from winlayers.inspection.blobview import open_blob_view
 
+    stack.enter_context(cache.folder.in_use())
     view = open_blob_view(source, manifest, config, cache, progress=progress)
     created = created_by(config)
     layers = tuple(

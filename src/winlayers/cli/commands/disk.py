@@ -22,6 +22,7 @@ def df(settings: Settings, verbose: bool, as_json: bool) -> None:
 
     store = settings.store
     rows = disk_usage(store.images, [container.id for container in store.containers.containers()])
+    rows.append(store.cache.usage())
     shares = image_usage(store.images) if verbose or as_json else []
     if as_json:
         emit_json(
@@ -75,22 +76,32 @@ def df(settings: Settings, verbose: bool, as_json: bool) -> None:
         )
 
 
-@click.command(epilog=examples("winlayers prune", "winlayers prune --all --force"))
+@click.command(epilog=examples("winlayers prune", "winlayers prune --all --force", "winlayers prune --cache"))
 @click.option(
     "-a", "--all", "everything", is_flag=True, help="Also named images that no container stands on."
 )
+@click.option("--cache", "only_cache", is_flag=True, help="Only what was learnt by looking into images.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @json_option
 @pass_settings
-def prune(settings: Settings, everything: bool, force: bool, as_json: bool) -> None:
-    """Remove images without a name, and blobs and layers that nothing needs.
+def prune(settings: Settings, everything: bool, only_cache: bool, force: bool, as_json: bool) -> None:
+    """Remove images without a name, blobs and layers that nothing needs, and the cache of looks into images.
 
-    What containers stand on, and what other processes are working with, is never removed.
+    What containers stand on, and what other processes are working with, is never removed. The next look into
+    an image that is not imported reads it once more.
     """
+    from winlayers.images.store import Removed
+
+    if everything and only_cache:
+        raise click.UsageError("--all and --cache exclude each other")
     if not force:
         what = "all images that no container stands on" if everything else "all images without a name"
-        click.confirm(f"This removes {what}, and what is left over. Go on?", abort=True, err=True)
-    removed = settings.store.prune(everything=everything)
+        what = "the cache of looks into images" if only_cache else f"{what}, what is left over, and the cache"
+        click.confirm(f"This removes {what}. Go on?", abort=True, err=True)
+    if only_cache:
+        removed = Removed(cache_freed=settings.store.cache.clear())
+    else:
+        removed = settings.store.prune(everything=everything)
     if as_json:
         emit_json(
             {
@@ -99,6 +110,7 @@ def prune(settings: Settings, everything: bool, force: bool, as_json: bool) -> N
                 "layers": removed.layers,
                 "blobs": removed.blobs,
                 "bytes_freed": removed.bytes_freed,
+                "cache_freed": removed.cache_freed,
             }
         )
         return
@@ -106,7 +118,10 @@ def prune(settings: Settings, everything: bool, force: bool, as_json: bool) -> N
         echo(f"Untagged: {familiar(reference)}")
     for identifier in removed.images:
         echo(f"Deleted: {identifier}")
-    echo(
-        f"Removed {len(removed.layers)} layers and {len(removed.blobs)} blobs,"
-        f" {human_size(removed.bytes_freed)} of blobs"
-    )
+    if not only_cache:
+        echo(
+            f"Removed {len(removed.layers)} layers and {len(removed.blobs)} blobs,"
+            f" {human_size(removed.bytes_freed)} of blobs"
+        )
+    if only_cache or removed.cache_freed:
+        echo(f"Removed {human_size(removed.cache_freed)} of cache")
