@@ -38,8 +38,8 @@ OVERLAY_OPTIONS = (
     # A changed file is whole in the upper folder: it can be read without the image, and what changed is found
     # by comparing.  With metacopy it would depend on the image's inode numbers.
     ("metacopy", "off"),
-    # The index ties the upper folder to one image by file handles, and refuses a mount when the image was
-    # made again.  The price: writing to one name of a hard-linked file leaves the other names as they were.
+    # The index copies a file before one of its names is deleted, and ties the upper folder to one image and
+    # to its place (docs/mounts.md).  The price: writing to one name of a file leaves its others as they were.
     ("index", "off"),
     ("nfs_export", "off"),
     # One device number and lasting inode numbers for the whole mount where the upper file system allows it.
