@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import io
-import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -17,6 +17,7 @@ from winlayers.images.documents import Descriptor, Manifest
 from winlayers.inspection.target import split_inner
 from winlayers.layers.portable.index import Index
 from winlayers.layers.portable.view import ROOT, Extent, View, ViewInode, ViewNode
+from winlayers.layers.section import Section
 from winlayers.win32.metadata import FileMetadata
 from winlayers.win32.names import sort_key, upcase
 from winlayers.win32.reparse import MountPoint, RawReparse, SymbolicLink, drive_path, parse_reparse, tag_name
@@ -316,7 +317,9 @@ class Tree:
 
     def open(self, entry: Entry, stream: str = "") -> BinaryIO:
         """A file's data as a file object that can be sought in; it must not outlive the tree."""
-        return io.BufferedReader(_ExtentFile(self.view, self.extent(entry, stream)), 1 << 16)
+        extent = self.extent(entry, stream)
+        read_at = functools.partial(self.view.read, extent)
+        return io.BufferedReader(Section(extent.size, read_at), 1 << 16)
 
 
 def shown_path(path: str) -> str:
@@ -324,29 +327,3 @@ def shown_path(path: str) -> str:
     if path == DRIVE or path.startswith(f"{DRIVE}/"):
         return path[len(DRIVE) :] or "/"
     return path
-
-
-class _ExtentFile(io.RawIOBase):
-    """An extent of a view as a raw file."""
-
-    def __init__(self, view: View, extent: Extent) -> None:
-        self._view = view
-        self._extent = extent
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._extent.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # what BufferedReader passes
-        data = self._view.read(self._extent, self._position, len(buffer))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

@@ -18,6 +18,7 @@ from typing import IO, BinaryIO
 from winlayers.errors import ImageError, ImageNotFoundError, TarError
 from winlayers.images.compression import decompress, sniff
 from winlayers.images.jsonfields import MAX_DOCUMENT
+from winlayers.layers.section import Section
 from winlayers.tar import TarReader
 
 _MAX_MEMBERS = 100_000
@@ -99,7 +100,13 @@ class Archive:
             ImageNotFoundError: there is none of that name.
         """
         offset, size = self._require(name)
-        return io.BufferedReader(_Section(self._file, self._lock, offset, size), 1 << 18)
+
+        def read_at(position: int, count: int) -> bytes:
+            with self._lock:  # not pread, which Windows does not have
+                self._file.seek(offset + position)
+                return self._file.read(count)
+
+        return io.BufferedReader(Section(size, read_at), 1 << 18)
 
     def read(self, name: str) -> bytes:
         """A small member's bytes.
@@ -132,37 +139,6 @@ class _Skipping:
         there = min(size, max(0, self._size - self._file.tell()))
         self._file.seek(there, os.SEEK_CUR)
         return there
-
-
-class _Section(io.RawIOBase):
-    """A range of a file; positions of its own."""
-
-    def __init__(self, file: IO[bytes], lock: threading.Lock, offset: int, size: int) -> None:
-        self._file = file
-        self._lock = lock
-        self._offset = offset
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # what BufferedReader passes
-        want = min(len(buffer), max(0, self._size - self._position))
-        with self._lock:  # not pread, which Windows does not have
-            self._file.seek(self._offset + self._position)
-            data = self._file.read(want)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def _clean(name: str) -> str:

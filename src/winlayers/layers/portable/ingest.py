@@ -27,6 +27,7 @@ from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.index import EntryCode, IndexSummary, IndexWriter
 from winlayers.layers.portable.store import BLOCK, LayerRecord
 from winlayers.layers.portable.view import Source as Where
+from winlayers.layers.section import Section
 from winlayers.layers.service import TarStream
 from winlayers.tar.backuptar import EntryKind
 from winlayers.tar.layertar import LayerTarEntry, TarDataStream, entries_from_tar
@@ -148,7 +149,13 @@ def rebuild_index(folder: str, layer: str, old: LayerRecord, keep: Callable[[Lay
 def open_extent(folder: str, source: int, offset: int, size: int) -> BinaryIO:
     """A run of bytes of a layer's files as a file of its own."""
     name = folders.SIDE if source == Where.SIDE else folders.TAR
-    return io.BufferedReader(_Part(os.path.join(folder, name), offset, size if source else 0))
+    file = open(os.path.join(folder, name), "rb", buffering=0)  # noqa: SIM115 - the section closes it
+
+    def read_at(position: int, count: int) -> bytes:
+        file.seek(offset + position)
+        return file.read(count)
+
+    return io.BufferedReader(Section(size if source else 0, read_at, file.close))
 
 
 def _record(summary: IndexSummary, side_size: int) -> LayerRecord:
@@ -370,36 +377,3 @@ _CODES: dict[EntryKind, EntryCode] = {
     EntryKind.WHITEOUT: EntryCode.WHITEOUT,
     EntryKind.OPAQUE: EntryCode.OPAQUE,
 }
-
-
-class _Part(io.RawIOBase):
-    """A run of bytes of a file, seekable."""
-
-    def __init__(self, path: str, offset: int, size: int) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close
-        self._offset = offset
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # what callers pass
-        view = memoryview(buffer).cast("B")
-        want = max(0, min(len(view), self._size - self._position))
-        self._file.seek(self._offset + self._position)
-        count = self._file.readinto(view[:want]) or 0
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
