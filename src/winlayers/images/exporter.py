@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import BinaryIO
 
 from winlayers.errors import ImageError, ImageNotFoundError
@@ -31,6 +33,7 @@ def send_image(
     target: ImageTarget,
     *,
     foreign: bool = False,
+    parallel: int = 1,
     progress: Progress = QUIET,
 ) -> Descriptor:
     """Send an image's blobs that *target* has not, then its manifest.
@@ -39,6 +42,7 @@ def send_image(
         image: the image.
         open_blob: opens a blob of it from the start.
         foreign: also send layers that may not be distributed, to where they need not be.
+        parallel: how many blobs may usefully be read at once.
 
     Returns:
         The manifest's descriptor.
@@ -47,50 +51,106 @@ def send_image(
         ImageNotFoundError: a blob is missing.
         DigestMismatchError: a blob is damaged.
     """
-    config = image.manifest.config
-    sent: set[str] = set()
-    total = len(image.manifest.layers)
-    work: Sequence[tuple[str, Descriptor]] = [
-        *((f"layer {number}/{total}", layer) for number, layer in enumerate(image.manifest.layers, 1)),
-        ("configuration", config),
-    ]
-    for label, blob in work:
-        if blob.digest in sent:
-            continue
-        sent.add(blob.digest)
-        _send(label, blob, open_blob, target, foreign, progress)
+    sending = _Sending(open_blob, target, foreign=foreign, progress=progress)
+    sending.run(_work(image.manifest.layers, image.manifest.config), parallel)
     target.publish(image.descriptor.without_mention(), image.manifest.raw)
     return image.descriptor
 
 
-def _send(
-    label: str,
-    blob: Descriptor,
-    open_blob: Callable[[Descriptor], BinaryIO],
-    target: ImageTarget,
-    foreign: bool,
-    progress: Progress,
-) -> None:
-    progress.start(blob.digest, label, blob.size)
-    if target.has_blob(blob):
-        progress.finish(blob.digest, "exists already")
-        return
-    if blob.is_foreign and blob.urls and not foreign and not target.wants_foreign:
-        progress.finish(blob.digest, "foreign, not sent")
-        return
-    opened: list[BinaryIO] = []
+def _work(
+    layers: Sequence[Descriptor], config: Descriptor, image: str = ""
+) -> Iterator[tuple[str, Descriptor]]:
+    """An image's blobs and what they are called for people."""
+    for number, layer in enumerate(layers, 1):
+        yield f"{image}layer {number}/{len(layers)}", layer
+    yield f"{image}configuration", config
 
-    def open_source() -> Reader:
-        file = open_blob(blob)
-        opened.append(file)
-        return file
 
-    try:
-        target.put_blob(blob, open_source, lambda count: progress.advance(blob.digest, count))
-    finally:
-        for file in opened:
-            file.close()
-    progress.finish(blob.digest, "sent")
+class _Stopped(ImageError):
+    """Another blob has failed; this one is given up."""
+
+
+class _Sending:
+    """Blobs on their way to a target, several at once where that is of use."""
+
+    def __init__(
+        self,
+        open_blob: Callable[[Descriptor], BinaryIO],
+        target: ImageTarget,
+        *,
+        foreign: bool,
+        progress: Progress,
+    ) -> None:
+        self._open_blob = open_blob
+        self._target = target
+        self._foreign = foreign
+        self._progress = progress
+        self._stopped = threading.Event()
+
+    def run(self, work: Iterable[tuple[str, Descriptor]], parallel: int) -> None:
+        """Send each blob of *work* once; the first failure stops the others.
+
+        Args:
+            parallel: how many blobs may usefully be read at once.
+        """
+        blobs: dict[str, tuple[str, Descriptor]] = {}
+        for label, blob in work:
+            blobs.setdefault(blob.digest, (label, blob))
+        workers = parallel if self._target.parallel is None else self._target.parallel
+        if workers < 2:
+            for label, blob in blobs.values():
+                self._send(label, blob)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(self._attempt, *item) for item in blobs.values()]
+            try:
+                wait(futures)
+            except BaseException:  # an interrupt
+                self._stopped.set()
+                raise
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        for error in errors:
+            if not isinstance(error, _Stopped):
+                raise error
+
+    def _attempt(self, label: str, blob: Descriptor) -> None:
+        try:
+            self._check()
+            self._send(label, blob)
+        except BaseException:
+            self._stopped.set()
+            raise
+
+    def _send(self, label: str, blob: Descriptor) -> None:
+        progress = self._progress
+        progress.start(blob.digest, label, blob.size)
+        if self._target.has_blob(blob):
+            progress.finish(blob.digest, "exists already")
+            return
+        if blob.is_foreign and blob.urls and not self._foreign and not self._target.wants_foreign:
+            progress.finish(blob.digest, "foreign, not sent")
+            return
+        opened: list[BinaryIO] = []
+
+        def open_source() -> Reader:
+            file = self._open_blob(blob)
+            opened.append(file)
+            return file
+
+        def count(size: int) -> None:
+            self._check()
+            progress.advance(blob.digest, size)
+
+        try:
+            self._target.put_blob(blob, open_source, count)
+        finally:
+            for file in opened:
+                file.close()
+        progress.finish(blob.digest, "sent")
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped("another blob could not be sent")
 
 
 def copy_image(
@@ -110,7 +170,9 @@ def copy_image(
     """
     resolved = resolve(source, offer.descriptor, platform)
     image = Image((), resolved.descriptor, resolved.manifest, resolved.config)
-    return send_image(image, source.open_blob, target, foreign=foreign, progress=progress)
+    return send_image(
+        image, source.open_blob, target, foreign=foreign, parallel=source.parallel, progress=progress
+    )
 
 
 def copy_whole(
@@ -139,15 +201,12 @@ def copy_whole(
             hint="copy one of them with --platform, or to another kind of place",
         )
     images = [document for document in documents if document.links.blobs]
-    sent: set[str] = set()
+    work: list[tuple[str, Descriptor]] = []
     for number, document in enumerate(images, 1):
         image = f"image {number}/{len(images)}, " if len(images) > 1 else ""
         config, *layers = document.links.blobs
-        work = [(f"{image}layer {at}/{len(layers)}", layer) for at, layer in enumerate(layers, 1)]
-        for label, blob in (*work, (f"{image}configuration", config)):
-            if blob.digest not in sent:
-                sent.add(blob.digest)
-                _send(label, blob, source.open_blob, target, foreign, progress)
+        work += _work(layers, config, image)
+    _Sending(source.open_blob, target, foreign=foreign, progress=progress).run(work, source.parallel)
     for document in documents[:-1]:
         target.put_document(document.descriptor, document.raw)
     target.publish(root.descriptor, root.raw)

@@ -81,6 +81,9 @@ class ImageTarget(abc.ABC):
     name: str
     """What it is called in messages."""
 
+    parallel: int | None = 1
+    """How many blobs may usefully be sent at once; None: as many as can usefully be read at once."""
+
     takes_indexes: bool = True
     """Whether a whole index can be stored here, and not single images alone."""
 

@@ -88,6 +88,8 @@ class LayoutSource(ImageSource):
 class LayoutTarget(ImageTarget):
     """An OCI layout that an image goes to, new or existing."""
 
+    parallel = None
+
     def __init__(self, folder: str | os.PathLike[str], tag: str | None) -> None:
         """Write to the layout *folder*, under *tag*.
 

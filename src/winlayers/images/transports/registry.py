@@ -94,6 +94,7 @@ class RegistryTarget(ImageTarget):
             mount_from: repositories of the same registry that may have the blobs already.
         """
         self._reference = reference
+        self.parallel = options.parallel
         self._repository = Repository(reference, options, push=True)
         self._mount_from = [path for path in dict.fromkeys(mount_from) if path != reference.path]
         self.name = f"docker://{reference}"
