@@ -191,7 +191,7 @@ class Store:
         from winlayers.images.importer import import_image, pick
         from winlayers.images.transports.names import open_source
 
-        reference = None if name is None else Reference.parse(name)
+        reference = _named(name)
         with open_source(source, registry) as opened:
             offers = opened.offers()
             chosen = [pick(offers, opened.name)] if single or name is not None else offers
@@ -328,7 +328,7 @@ class Store:
             self.images,
             self.images.find(image),
             sources,
-            None if name is None else Reference.parse(name),
+            _named(name),
             options,
             author=author,
             message=message,
@@ -343,7 +343,7 @@ class Store:
         """Make an image with another configuration; see :class:`winlayers.images.editing.ConfigChanges`."""
         from winlayers.images.editing.configure import configure_image
 
-        reference = None if name is None else Reference.parse(name)
+        reference = _named(name)
         return configure_image(self.images, self.images.find(image), reference, changes, message=message)
 
     def squash(
@@ -363,7 +363,7 @@ class Store:
         return squash_image(
             self.images,
             self.images.find(image),
-            None if name is None else Reference.parse(name),
+            _named(name),
             first=first,
             force=force,
             compression=compression,
@@ -388,7 +388,7 @@ class Store:
             self.images,
             self.images.find(image),
             self.images.find(onto),
-            None if name is None else Reference.parse(name),
+            _named(name),
             old_base=old_base,
             force=force,
             progress=progress,
@@ -439,7 +439,7 @@ class Store:
         return commit_container(
             self.images,
             self.containers.find(container),
-            None if name is None else Reference.parse(name),
+            _named(name),
             author=author,
             message=message,
             created_by=created_by,
@@ -452,6 +452,11 @@ class Store:
     def remove_container(self, name: str, *, force: bool = False) -> Container:
         """Remove a container with its changes."""
         return self.containers.remove(name, force=force)
+
+
+def _named(name: str | None) -> Reference | None:
+    """The reference of what may have none."""
+    return None if name is None else Reference.parse(name)
 
 
 def open_store(

@@ -88,21 +88,27 @@ def layer_facts(layer: Layer) -> dict[str, object]:
     }
 
 
-def listing_facts(tree: Tree, entry: Entry) -> dict[str, object]:
-    """An entry as ``ls`` and ``find`` give it in JSON."""
-    metadata = entry.metadata
-    layer = tree.layer_of(entry)
+def _first_facts(entry: Entry) -> dict[str, object]:
     return {
         "path": entry.shown,
         "name": entry.name,
         "type": TYPE_NAMES[entry.type],
         "size": entry.size,
-        "attributes": attribute_names(metadata.attributes),
+        "attributes": attribute_names(entry.metadata.attributes),
+        "streams": [{"name": s.name, "size": s.extent.size} for s in entry.inode.streams],
+    }
+
+
+def listing_facts(tree: Tree, entry: Entry) -> dict[str, object]:
+    """An entry as ``ls`` and ``find`` give it in JSON."""
+    metadata = entry.metadata
+    layer = tree.layer_of(entry)
+    return {
+        **_first_facts(entry),
         "write_time": time_text(metadata.write_time) or None,
         "links": entry.inode.nlink,
         "layer": None if layer is None else layer.number,
         "target": entry.target,
-        "streams": [{"name": s.name, "size": s.extent.size} for s in entry.inode.streams],
     }
 
 
@@ -111,17 +117,12 @@ def entry_facts(tree: Tree, entry: Entry) -> dict[str, object]:
     metadata = entry.metadata
     layer = tree.layer_of(entry)
     return {
-        "path": entry.shown,
-        "name": entry.name,
-        "type": TYPE_NAMES[entry.type],
-        "size": entry.size,
-        "attributes": attribute_names(metadata.attributes),
+        **_first_facts(entry),
         "attributes_value": int(metadata.attributes),
         "times": {
             name: {"text": time_text(value) or None, "filetime": value} for name, value in times(entry)
         },
         "security": sddl_text(metadata.security),
-        "streams": [{"name": s.name, "size": s.extent.size} for s in entry.inode.streams],
         "extended_attributes": [
             {"name": ea.name, "flags": ea.flags, "value": ea.value.hex()} for ea in metadata.eas
         ],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from winlayers.durable import remove_tree
-from winlayers.errors import LayerError, StoreError
+from winlayers.errors import LayerError
 from winlayers.graphdriver.contract import FileGetCloser
+from winlayers.graphdriver.windows.transport import remove_exported
 from winlayers.layers.rooted import Root
 from winlayers.layers.service import LayerService
 
@@ -42,9 +42,4 @@ class FolderFiles(FileGetCloser):
     def close(self) -> None:
         # The handle goes first: Windows removes no folder that is open.
         self._root.close()
-        try:
-            remove_tree(self._folder)
-        except OSError as error:
-            raise StoreError(
-                f"can't remove a temporary folder: {error.strerror}", path=self._folder
-            ) from error
+        remove_exported(self._folder)

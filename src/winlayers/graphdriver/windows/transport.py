@@ -25,7 +25,7 @@ _PREFIX = "winlayers-"
 
 
 def export_folder(service: LayerService, layer_id: str, chain: Sequence[str]) -> str:
-    """Export the layer to a fresh temporary folder, which the caller removes; return its path."""
+    """Export the layer to a fresh temporary folder, for :func:`remove_exported`; return its path."""
     folder = tempfile.mkdtemp(prefix=_PREFIX)
     try:
         service.export_folder(layer_id, folder, chain)
@@ -33,6 +33,18 @@ def export_folder(service: LayerService, layer_id: str, chain: Sequence[str]) ->
         remove_tree(folder)
         raise
     return folder
+
+
+def remove_exported(folder: str) -> None:
+    """Remove the *folder* that :func:`export_folder` made.
+
+    Raises:
+        StoreError: it can't be removed.
+    """
+    try:
+        remove_tree(folder)
+    except OSError as error:
+        raise StoreError(f"can't remove a temporary folder: {error.strerror}", path=folder) from error
 
 
 def export_packed(service: LayerService, layer_id: str, chain: Sequence[str]) -> TarStream:
@@ -86,12 +98,7 @@ class _PackedFolder:
 
     def close(self) -> None:
         self._chunks.close()
-        try:
-            remove_tree(self._folder)
-        except OSError as error:
-            raise StoreError(
-                f"can't remove a temporary folder: {error.strerror}", path=self._folder
-            ) from error
+        remove_exported(self._folder)
 
 
 class _Collector:
