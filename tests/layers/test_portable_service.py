@@ -66,6 +66,8 @@ def make_first_format(service: PortableLayerService, layer_id: str) -> None:
         index.execute("UPDATE meta SET value = ? WHERE key = 'data_size'", (record["data_size"],))
     record["format"] = 1
     record["data_size"] += record.pop("stream_size")
+    for name in ("own_digest", "index_digest", "side_digest", "parent"):
+        del record[name]
     (folder / "layer.json").write_text(json.dumps(record))
 
 
@@ -361,12 +363,27 @@ class TestCheck:
         with damaged.views.open("top") as view:
             assert view.resolve("Files/f") is not None
 
+    def test_a_layer_of_the_first_format(self, damaged: PortableLayerService) -> None:
+        """It works; what can't be verified is told once, and mended by use as well as by repair."""
+        for layer_id in ("base", "top"):
+            make_first_format(damaged, layer_id)
+        assert [(f.layer, f.path, f.problem) for f in self.run(damaged)] == [
+            (layer_id, "index.db", "the index is of another version") for layer_id in ("base", "top")
+        ]
+        with damaged.open_file("base", "Files/f") as file:
+            assert len(file.read()) == 5000
+        assert [f.layer for f in self.run(damaged)] == ["top"]
+        (finding,) = self.run(damaged, repair=True)
+        assert (finding.layer, finding.mended) == ("top", True)
+        assert self.run(damaged) == []
+        assert damaged.store.record("top").parent == "base"
+
     def test_a_broken_chain(self, damaged: PortableLayerService) -> None:
         chain = self.file(damaged, "layerchain.json", "top")
         chain.write_text(json.dumps([damaged.layer_path("nobody")]))
         assert "nobody" in self.run(damaged)[0].problem
         chain.write_text(json.dumps([damaged.layer_path("top")]))
-        assert "own chain" in self.run(damaged)[0].problem
+        assert "names top where base is due" in self.run(damaged)[0].problem
         chain.write_text("{")
         assert "can't be read" in self.run(damaged)[0].problem
 

@@ -19,6 +19,8 @@ from winlayers.layers.portable.view import View
 from winlayers.win32.names import upcase
 
 _UTILITY_VM = "UTILITYVM/"
+_OF_INDEX = ("data_size", "stream_size", "entries", "side_size", "index_digest", "side_digest")
+"""The fields of a layer's record that an index gives."""
 
 
 class _HiddenTargets:
@@ -85,8 +87,9 @@ class ChainViews:
         """Make the layer's index again; see :func:`~winlayers.layers.portable.ingest.rebuild_index`."""
 
         def keep(new: LayerRecord) -> None:
-            fields = ("data_size", "stream_size", "entries", "side_size")
-            self._store.update_record(layer_id, **{name: getattr(new, name) for name in fields})
+            parent = next(iter(self._store.parents(layer_id)), "") if record.parent is None else record.parent
+            fields = {name: getattr(new, name) for name in _OF_INDEX}
+            self._store.update_record(layer_id, parent=parent, **fields)
 
         rebuild_index(self._store.folder(layer_id), layer_id, record, keep)
 

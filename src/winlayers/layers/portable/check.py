@@ -7,7 +7,7 @@ views, images) and is made again; a tar that is wrong can only come from outside
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -16,12 +16,13 @@ from winlayers import durable
 from winlayers.errors import LayerCorruptError, LayerNotFoundError, WinlayersError
 from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
+from winlayers.layers.portable.digests import file_digest, side_digest
 from winlayers.layers.portable.index import Index
 from winlayers.layers.portable.mounting import Mounts
+from winlayers.layers.portable.records import restore_record
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
 
-_CHUNK = 1 << 20
 _LEFTOVER = "half done work of a process that is gone"
 _FOREIGN_OK = {"layerID", "layerId"}
 
@@ -128,9 +129,12 @@ class Checker:
         except LayerNotFoundError:
             return  # removed meanwhile
         except LayerCorruptError as error:
-            yield Finding(layer_id, folders.RECORD, error.message)
-            return
-        yield from self._chain(layer_id)
+            found = self._finding(layer_id, folders.RECORD, error.message, self._recorder(layer_id))
+            yield found
+            if not found.mended:
+                return
+            record = self._store.record(layer_id)
+        yield from self._chain(layer_id, record)
         yield from self._extra_files(layer_id, record)
         yield from self._mount(layer_id)
         if record.committed:
@@ -139,15 +143,35 @@ class Checker:
                 whole = whole and finding.mended
                 yield finding
             if whole:
-                yield from self._index(layer_id, record)
-                yield from self._side(layer_id, record)
+                for finding in self._derived(layer_id, record):
+                    yield finding
+                    if finding.mended:
+                        break  # index and side file are made together
             yield from self._view(layer_id)
 
-    def _chain(self, layer_id: str) -> Iterator[Finding]:
+    def _recorder(self, layer_id: str) -> Callable[[], str]:
+        def mend() -> str:
+            restore_record(self._store, layer_id)
+            return "made again, as the tar and its index agree"
+
+        return mend
+
+    def _chain(self, layer_id: str, record: LayerRecord) -> Iterator[Finding]:
+        parents: list[str] = []
+        problem = ""
         try:
             parents = self._store.parents(layer_id)
         except LayerCorruptError as error:
-            yield Finding(layer_id, folders.CHAIN, error.message)
+            problem = error.message
+        expected = self._expected_chain(layer_id, record.parent)
+        if expected is not None and not problem and parents != expected:
+            pairs = itertools.zip_longest(parents, expected, fillvalue="nothing")
+            problem = "it names {} where {} is due".format(
+                *next(pair for pair in pairs if pair[0] != pair[1])
+            )
+        if problem:
+            mend = None if expected is None else self._chain_writer(layer_id, expected)
+            yield self._finding(layer_id, folders.CHAIN, problem, mend)
             return
         seen = {layer_id}
         for parent in parents:
@@ -155,24 +179,42 @@ class Checker:
                 yield Finding(layer_id, folders.CHAIN, f"the layer {parent} stands in its own chain")
                 return
             seen.add(parent)
-            record = None
+            found = None
             try:
-                record = self._store.find(parent)
+                found = self._store.find(parent)
             except WinlayersError:
                 pass  # found with the parent itself
             else:
-                if record is None:
+                if found is None:
                     yield Finding(layer_id, folders.CHAIN, f"the parent {parent} is missing")
-                elif record.kind != "layer":
+                elif found.kind != "layer":
                     yield Finding(layer_id, folders.CHAIN, f"the parent {parent} is a scratch layer")
-        if parents:
-            try:
-                self._store.record(parents[0])
-                expected = self._store.parents(parents[0])
-            except WinlayersError:
-                return  # found with the parent itself
-            if parents[1:] != expected:
+        if parents and record.parent is None:
+            expected = self._expected_chain(layer_id, parents[0])
+            if expected is not None and parents != expected:
                 yield Finding(layer_id, folders.CHAIN, f"differs from the chain of its parent {parents[0]}")
+
+    def _expected_chain(self, layer_id: str, parent: str | None) -> list[str] | None:
+        """The chain of a layer on *parent*; None: that is not known, or not to be had from the parent."""
+        if not parent or parent == layer_id:
+            return [] if parent == "" else None
+        try:
+            self._store.record(parent)
+            return [parent, *self._store.parents(parent)]
+        except WinlayersError:
+            return None  # found with the parent itself
+
+    def _chain_writer(self, layer_id: str, chain: list[str]) -> Callable[[], str]:
+        def mend() -> str:
+            folder = self._store.folder(layer_id)
+            with self._store.lock():
+                about = os.stat(os.path.join(folder, folders.CHAIN))
+                self._store.write_chain(folder, chain)
+                # It is the same layer still: the file's time is part of what tells that.
+                os.utime(os.path.join(folder, folders.CHAIN), ns=(about.st_atime_ns, about.st_mtime_ns))
+            return "made again from the record and the parent's chain"
+
+        return mend
 
     def _extra_files(self, layer_id: str, record: LayerRecord) -> Iterator[Finding]:
         folder = self._store.folder(layer_id)
@@ -217,7 +259,7 @@ class Checker:
             return
         if self._deep:
             try:
-                digest = _digest(path, record.tar_size)
+                digest = file_digest(path, record.tar_size)
                 problem = f"changed: its digest is {digest}, not {record.digest}"
             except OSError as error:
                 digest = ""
@@ -225,15 +267,20 @@ class Checker:
             if digest != record.digest:
                 yield self._finding(layer_id, folders.TAR, problem, self._restorer(layer_id, record, path))
                 return
-        if size != padded:
+        wrong = size != padded
+        problem = f"{size} bytes where {padded} are due"
+        if self._deep and not wrong and _has_padding(path, record.tar_size):
+            wrong, problem = True, "what fills its last block is not zeroes"
+        if wrong:
 
             def resize() -> str:
                 with open(path, "r+b") as file:
+                    file.truncate(record.tar_size)
                     file.truncate(padded)
                     os.fsync(file.fileno())
                 return "cut to its size"
 
-            yield self._finding(layer_id, folders.TAR, f"{size} bytes where {padded} are due", resize)
+            yield self._finding(layer_id, folders.TAR, problem, resize)
 
     def _restorer(self, layer_id: str, record: LayerRecord, path: str) -> Callable[[], str] | None:
         restore = self._restore
@@ -246,7 +293,7 @@ class Checker:
             try:
                 if not restore(layer_id, digest, hidden):
                     raise LayerCorruptError("no image in the store has this layer's blob", layer=layer_id)
-                if _digest(hidden, os.stat(hidden).st_size) != digest:
+                if file_digest(hidden) != digest:
                     raise LayerCorruptError("the blob does not have the layer's digest", layer=layer_id)
                 with open(hidden, "r+b") as file:
                     file.truncate(-(-record.tar_size // folders.BLOCK) * folders.BLOCK)
@@ -260,51 +307,70 @@ class Checker:
 
         return mend
 
-    def _index(self, layer_id: str, record: LayerRecord) -> Iterator[Finding]:
+    def _derived(self, layer_id: str, record: LayerRecord) -> Iterator[Finding]:
+        """What is wrong with the index and the side file."""
+        for name, look in ((folders.INDEX, self._index_problem), (folders.SIDE, self._side_problem)):
+            try:
+                problem = look(layer_id, record)
+            except LayerCorruptError as error:
+                problem = error.message
+            except (sqlite3.DatabaseError, OSError) as error:
+                problem = f"it can't be read: {error}"
+            if problem is not None and self._store.record(layer_id) == record:
+                yield self._finding(layer_id, name, problem, self._rebuilder(layer_id, record))
+
+    def _index_problem(self, layer_id: str, record: LayerRecord) -> str | None:
         path = os.path.join(self._store.folder(layer_id), folders.INDEX)
-        problem = None
-        try:
-            with Index(path, layer_id) as index:
-                problem = index.damage()
-                summary = index.summary
-                if problem is None and (summary.digest, summary.entries) != (record.digest, record.entries):
-                    problem = "it is of another tar"
-        except LayerCorruptError as error:
-            problem = error.message
-        except sqlite3.DatabaseError as error:
-            problem = f"the index can't be read: {error}"
-        if problem is not None:
-            yield self._finding(layer_id, folders.INDEX, problem, self._rebuilder(layer_id, record))
+        if self._deep and record.index_digest is not None:
+            return None if file_digest(path) == record.index_digest else "it has changed since it was made"
+        with Index(path, layer_id) as index:
+            summary = index.summary
+            if (summary.digest, summary.entries) != (record.digest, record.entries):
+                return "it is of another tar"
+            if not self._deep:
+                return index.damage()
+        return "an earlier version kept no digest of it, so it can't be verified"
 
-    def _rebuilder(self, layer_id: str, record: LayerRecord) -> Callable[[], str]:
-        def mend() -> str:
-            self._views.rebuild_index(layer_id, record)
-            return "made again from the tar"
-
-        return mend
-
-    def _side(self, layer_id: str, record: LayerRecord) -> Iterator[Finding]:
+    def _side_problem(self, layer_id: str, record: LayerRecord) -> str | None:
         if not record.side_size:
-            return
+            return None
         path = os.path.join(self._store.folder(layer_id), folders.SIDE)
         try:
             size = os.stat(path).st_size
         except FileNotFoundError:
-            size = -1
+            return "missing"
         if size < record.side_size:
-            problem = "missing" if size < 0 else f"truncated: {size} bytes of {record.side_size}"
-            yield self._finding(layer_id, folders.SIDE, problem, self._rebuilder(layer_id, record))
+            return f"truncated: {size} bytes of {record.side_size}"
+        if self._deep and record.side_digest is not None and side_digest(path) != record.side_digest:
+            return "it has changed since it was made"
+        return None
+
+    def _rebuilder(self, layer_id: str, record: LayerRecord) -> Callable[[], str]:
+        def mend() -> str:
+            self._views.rebuild_index(layer_id, record)
+            # What was made by the damaged one goes as well; all of it is made again when needed.
+            for other in self._store.ids():
+                if other == layer_id or layer_id in self._store.parents(other):
+                    self._views.forget(other)
+            return "made again from the tar"
+
+        return mend
 
     def _view(self, layer_id: str) -> Iterator[Finding]:
-        path = os.path.join(self._store.folder(layer_id), folders.VIEW)
+        """What is wrong with the view, and with what is made from it."""
+        folder = self._store.folder(layer_id)
+        path = os.path.join(folder, folders.VIEW)
         if not os.path.exists(path):
             return
+        problem = None
         try:
             with View(path, self._store.home) as view:
-                problem = view.damage()
+                problem = view.damage(deep=self._deep)
+                if problem is None and self._deep:
+                    yield from self._images(layer_id, view)
         except LayerCorruptError as error:
             problem = error.message
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             problem = f"the view can't be read: {error}"
         if problem is not None:
 
@@ -314,14 +380,22 @@ class Checker:
 
             yield self._finding(layer_id, folders.VIEW, problem, forget)
 
+    def _images(self, layer_id: str, view: View) -> Iterator[Finding]:
+        """Images of the view that are not what is made from it now; those of an earlier view don't count."""
+        from winlayers.layers.portable import xattrs
+        from winlayers.layers.portable.erofs.image import is_image_of
 
-def _digest(path: str, size: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while size:
-            data = file.read(min(size, _CHUNK))
-            if not data:
-                break
-            digest.update(data)
-            size -= len(data)
-    return f"sha256:{digest.hexdigest()}"
+        rooms = {folders.IMAGE: xattrs.READ_ONLY_ROOM, folders.WRITABLE_IMAGE: xattrs.WRITABLE_ROOM}
+        for name, room in rooms.items():
+            path = os.path.join(self._store.folder(layer_id), name)
+            # Twice, as it may have been replaced under the first look's eyes.
+            if os.path.exists(path) and [is_image_of(path, view, room) for _ in range(2)] == [False, False]:
+                remove = self._remove(path)
+                yield self._finding(layer_id, name, "it has changed since it was made", remove)
+
+
+def _has_padding(path: str, size: int) -> bool:
+    """Whether anything but zeroes follows the file's first *size* bytes."""
+    with open(path, "rb") as file:
+        file.seek(size)
+        return any(file.read(folders.BLOCK))

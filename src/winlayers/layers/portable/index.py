@@ -306,7 +306,13 @@ class Index:
         if meta.get("version") != SCHEMA_VERSION:
             self._db.close()
             raise LayerCorruptError("the index is of another version", layer=layer, hint=_HINT)
-        self.summary = IndexSummary(*(meta[field.name] for field in dataclasses.fields(IndexSummary)))
+        try:
+            self.summary = IndexSummary(*(meta[field.name] for field in dataclasses.fields(IndexSummary)))
+        except KeyError as error:
+            self._db.close()
+            raise LayerCorruptError(
+                f"the index does not tell its {error}", layer=layer, hint=_HINT
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

@@ -24,6 +24,7 @@ from winlayers.errors import (
 )
 from winlayers.layers.portable import disk
 from winlayers.layers.portable import store as folders
+from winlayers.layers.portable.digests import file_digest, side_digest
 from winlayers.layers.portable.index import EntryCode, IndexSummary, IndexWriter
 from winlayers.layers.portable.store import BLOCK, LayerRecord
 from winlayers.layers.portable.view import Source as Where
@@ -79,7 +80,7 @@ def ingest_tar(folder: str, source: BinaryIO | TarStream, layer: str) -> LayerRe
         # The last block must be whole for a mount that maps it; the record has the true length.
         with disk.writing():
             file.truncate(-(-size // BLOCK) * BLOCK)
-    return _record(summary, indexer.side_size)
+    return _record(summary, folder, indexer.side_size)
 
 
 def index_tar(folder: str, layer: str, target: str, tar_size: int | None = None) -> LayerRecord:
@@ -111,7 +112,7 @@ def index_stream(source: TarSource, layer: str, target: str, digest: Callable[[]
         summary = indexer.finish(digest(), counted.size)
     finally:
         indexer.close()
-    return _record(summary, indexer.side_size)
+    return _record(summary, target, indexer.side_size)
 
 
 def rebuild_index(folder: str, layer: str, old: LayerRecord, keep: Callable[[LayerRecord], None]) -> None:
@@ -132,8 +133,7 @@ def rebuild_index(folder: str, layer: str, old: LayerRecord, keep: Callable[[Lay
             raise LayerCorruptError(
                 f"the tar has changed: its digest is {record.digest}, not {old.digest}", layer=layer
             )
-        if record != old:
-            keep(record)
+        keep(record)
         for name in (folders.SIDE, folders.INDEX):
             path = os.path.join(hidden, name)
             if os.path.exists(path):
@@ -158,7 +158,9 @@ def open_extent(folder: str, source: int, offset: int, size: int) -> BinaryIO:
     return io.BufferedReader(Section(size if source else 0, read_at, file.close))
 
 
-def _record(summary: IndexSummary, side_size: int) -> LayerRecord:
+@disk.reading()
+def _record(summary: IndexSummary, folder: str, side_size: int) -> LayerRecord:
+    """The record of the tar that was indexed to *folder*."""
     return LayerRecord(
         "layer",
         committed=True,
@@ -168,6 +170,8 @@ def _record(summary: IndexSummary, side_size: int) -> LayerRecord:
         stream_size=summary.stream_size,
         entries=summary.entries,
         side_size=side_size,
+        index_digest=file_digest(os.path.join(folder, folders.INDEX)),
+        side_digest=side_digest(os.path.join(folder, folders.SIDE)) if side_size else None,
     )
 
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 
 from winlayers.durable import fsync_dir, fsync_file, temporary_name
 from winlayers.errors import LayerContentError
+from winlayers.layers.portable.digests import seal
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
 from winlayers.layers.portable.view import ROOT, SCHEMA_VERSION
 from winlayers.win32.names import encode_wtf8, fold_key
@@ -94,6 +95,7 @@ def build_view(target: str, parent_view: str | None, layers: Sequence[tuple[str,
             db.execute("COMMIT")
         finally:
             db.close()
+        seal(hidden)
         # A view that lost pages with the power would not be told from a whole one.
         fsync_file(hidden)
         os.replace(hidden, target)

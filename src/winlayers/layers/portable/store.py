@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import sqlite3
@@ -52,7 +53,9 @@ IMAGE = "view.erofs"
 WRITABLE_IMAGE = "view-rw.erofs"
 EXTRACT = "extract"
 FORMAT = 2
-"""Of the record; format 1 had no ``stream_size``, and the streams' bytes in ``data_size``."""
+"""Of the record; format 1 had no digest but ``digest``, no parent, no ``stream_size`` (``data_size`` counted
+streams, too)."""
+_OWN_DIGEST = "own_digest"
 _REMOVING = "removing"
 _REPLACED = "-replaced-"
 BLOCK = 512
@@ -80,6 +83,9 @@ class LayerRecord:
         stream_size: bytes in all alternate streams; None: the record is of format 1.
         entries: number of entries.
         side_size: bytes in the side file; 0: there is none.
+        index_digest: ``sha256:...`` of the index's file; None: the index is of an earlier version.
+        side_digest: the side file's digest (:mod:`winlayers.layers.portable.digests`).
+        parent: the nearest parent's id; "": it has none; None: the record is of format 1.
         size: a scratch layer's bound in bytes; None: none was set.
         mount_kind: the mount kind that a scratch layer's changes are kept by; None: not mounted yet.
     """
@@ -92,6 +98,9 @@ class LayerRecord:
     stream_size: int | None = None
     entries: int = 0
     side_size: int = 0
+    index_digest: str | None = None
+    side_digest: str | None = None
+    parent: str | None = None
     size: int | None = None
     mount_kind: str | None = None
 
@@ -210,8 +219,11 @@ class LayerStore:
         try:
             with open(path, "rb") as file:
                 value = json.load(file)
-            if value.pop("format") not in (1, FORMAT):
+            if value["format"] not in (1, FORMAT):
                 raise ValueError("another format version")
+            if value.pop(_OWN_DIGEST, None) not in (_digest_of(value), None):
+                raise ValueError("it has changed since it was written")
+            del value["format"]
             return LayerRecord(**value)
         except FileNotFoundError as error:
             raise LayerNotFoundError("no such layer", layer=layer_id) from error
@@ -227,7 +239,8 @@ class LayerStore:
 
     def write_record(self, folder: str, record: LayerRecord) -> None:
         """Put the record into a layer's (or hidden) folder, durably."""
-        durable.write_json(os.path.join(folder, RECORD), {"format": FORMAT, **dataclasses.asdict(record)})
+        value = {"format": FORMAT, **dataclasses.asdict(record)}
+        durable.write_json(os.path.join(folder, RECORD), {**value, _OWN_DIGEST: _digest_of(value)})
 
     def update_record(self, layer_id: str, **changes: object) -> LayerRecord:
         """Change fields of the record, durably."""
@@ -302,6 +315,10 @@ class LayerStore:
             raise LayerCorruptError(f"{CHAIN} is not a list of paths", layer=layer_id)
         return [path.replace("\\", "/").rstrip("/").rpartition("/")[2] for path in value]
 
+    def write_chain(self, folder: str, parents: Sequence[str]) -> None:
+        """Put the parents' folders into a layer's (or hidden) folder, durably."""
+        durable.write_json(os.path.join(folder, CHAIN), self.chain_paths(parents))
+
     def children(self, layer_id: str) -> list[str]:
         """The ids of the layers that stand directly on this one."""
         return [other for other in self.ids() if other != layer_id and self.parents(other)[:1] == [layer_id]]
@@ -342,7 +359,8 @@ class LayerStore:
                 if old.committed and old.digest == record.digest and self.parents(layer_id) == list(parents):
                     return False
                 raise LayerExistsError("there is a layer of that id already", layer=layer_id)
-            durable.write_json(os.path.join(hidden, CHAIN), self.chain_paths(parents))
+            self.write_chain(hidden, parents)
+            record = dataclasses.replace(record, parent=parents[0] if parents else "")
             if os.path.isdir(folder):
                 _keep_small_files(folder, hidden)
             self.write_record(hidden, record)
@@ -408,6 +426,11 @@ class LayerStore:
                 aside = durable.temporary_name(self.home, f"-{_REMOVING}")
                 durable.rename_dir(folder, aside)
             durable.remove_any(aside)
+
+
+def _digest_of(value: dict[str, object]) -> str:
+    """The digest of a record's fields, by which damage to the record itself is seen."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _keep_small_files(old: str, new: str) -> None:

@@ -7,7 +7,7 @@ side that reads it.
 The tree's root is the layers' root: ``Files`` (drive C:), ``Hives``, ``UtilityVM``.  A *node* is a name in
 a directory, an *inode* is a file or directory; hard links are nodes that share an inode.
 
-Schema (version 1)::
+Schema (version 2; as version 1, but sealed: :mod:`winlayers.layers.portable.digests`)::
 
     meta(key, value)                    schema version, counts
     layers(id, name)                    base first, from 0; name is the layer's folder in the store
@@ -33,12 +33,13 @@ from typing import Any, BinaryIO, Self
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable import disk
+from winlayers.layers.portable.digests import is_sealed
 from winlayers.layers.portable.index import unpack_eas
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import FileMetadata
 from winlayers.win32.names import decode_wtf8, fold_key
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the schema or of the merge rules; older views are made again."""
 
 ROOT = 1
@@ -182,8 +183,10 @@ class View:
     ) -> None:
         self.close()
 
-    def damage(self) -> str | None:
-        """What SQLite finds wrong with the file; None: nothing."""
+    def damage(self, *, deep: bool = True) -> str | None:
+        """What is wrong with the file: any change since it was made, or, not *deep*, what SQLite finds."""
+        if deep:
+            return None if is_sealed(self.path) else "it has changed since it was made"
         (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         return None if result == "ok" else str(result)
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import sqlite3
 import struct
+import tempfile
 from typing import IO
 
 from winlayers.durable import replacing
@@ -24,6 +25,7 @@ from winlayers.layers.portable.view import Source, View
 WRITER_VERSION = 1
 """Raised with every change of what is written: older images are made again."""
 
+_CHUNK = 1 << 20
 IMAGE_NAME = "view.erofs"
 WRITABLE_IMAGE_NAME = "view-rw.erofs"
 
@@ -123,6 +125,33 @@ def write_image(view: View, path: str, room: int = xattrs.READ_ONLY_ROOM) -> Non
             _write(view, file, room)
         except (sqlite3.DatabaseError, struct.error) as error:
             raise LayerCorruptError(f"the view is damaged: {error}", layer=view.path) from error
+
+
+def is_image_of(path: str, view: View, room: int) -> bool | None:
+    """Whether the image at *path* is, bit for bit, what is made from *view*; made again to be compared.
+
+    Returns:
+        None where it is of an earlier state of the view, so that it is made again before it is used.
+
+    Raises:
+        LayerCorruptError: the view is damaged.
+        OSError: a file can't be read, or there is no room for the other one.
+    """
+    facts = read_facts(path)
+    if facts is None:
+        return False
+    if facts.stamp != stamp_of(view, room):
+        return None
+    with tempfile.TemporaryFile() as fresh, open(path, "rb") as file:
+        try:
+            _write(view, fresh, room)
+        except (sqlite3.DatabaseError, struct.error) as error:
+            raise LayerCorruptError(f"the view is damaged: {error}", layer=view.path) from error
+        fresh.seek(0)
+        while data := fresh.read(_CHUNK):
+            if file.read(len(data)) != data:
+                return False
+        return not file.read(1)
 
 
 def image_inode(path: str, nid: int) -> int:
