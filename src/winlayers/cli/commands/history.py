@@ -27,8 +27,9 @@ def history(looker: Looker, image: str, human: bool, no_trunc: bool, as_json: bo
     """
     from winlayers.inspection.documents import read_documents
 
-    documents = read_documents(
-        image, store=looker.settings.store, platform=looker.platform, registry=looker.registry
+    documents = looker.with_store(
+        image,
+        lambda store: read_documents(image, store=store, platform=looker.platform, registry=looker.registry),
     )
     steps = list(reversed(documents.history()))
     if as_json:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 import click
 
 from winlayers.cli.commands.looking import Looker, looks
 from winlayers.cli.context import complete_trees, examples
 from winlayers.cli.output import emit_json, write_out
+
+if TYPE_CHECKING:
+    from winlayers.store import Store
 
 
 @click.command(
@@ -26,18 +32,26 @@ def inspect(looker: Looker, names: tuple[str, ...], raw: str | None) -> None:
     No layer is read. A container is preferred to an image of the same name; image: or container: in front of
     the name settles it.
     """
-    from winlayers.inspection.documents import container_facts, find_container, read_documents
+    from winlayers.inspection.documents import (
+        ImageDocuments,
+        container_facts,
+        find_container,
+        read_documents,
+    )
 
-    store = looker.settings.store
+    def look(name: str, store: Store | None) -> dict[str, object] | ImageDocuments:
+        container = find_container(name, store) if raw is None else None
+        if store is not None and container is not None:
+            return container_facts(container, store)
+        return read_documents(name, store=store, platform=looker.platform, registry=looker.registry)
+
     facts: list[dict[str, object]] = []
     for name in names:
         with looker.attempt():
-            container = find_container(name, store) if raw is None else None
-            if container is not None:
-                facts.append(container_facts(container, store))
-                continue
-            documents = read_documents(name, store=store, platform=looker.platform, registry=looker.registry)
-            if raw is not None:
+            documents = looker.with_store(name, functools.partial(look, name))
+            if isinstance(documents, dict):
+                facts.append(documents)
+            elif raw is not None:
                 document = documents.manifest.raw if raw == "manifest" else documents.config.raw
                 write_out(document)
             else:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from winlayers.cli.commands.transfer import registry_options
-from winlayers.cli.context import Attempts, Settings, pass_settings
+from winlayers.cli.context import Attempts, Settings, pass_settings, warn
 from winlayers.cli.output import human_size
+from winlayers.errors import StoreError
 
 if TYPE_CHECKING:
     from winlayers.images.platforms import Platform
     from winlayers.images.registry.options import RegistryOptions
     from winlayers.inspection import Tree
+    from winlayers.store import Store
 
 Command = Callable[..., Any]
+_T = TypeVar("_T")
 
 WITH_H = {"help_option_names": ["--help"], "max_content_width": 100}
 """The context of commands where ``-h`` means human-readable sizes, as in coreutils."""
@@ -50,17 +53,37 @@ class Looker(Attempts):
         """The image's tree."""
         from winlayers.inspection import open_image
 
-        tree = self._trees.get(image)
-        if tree is None:
-            tree = open_image(
+        def opened(store: Store | None) -> Tree:
+            return open_image(
                 image,
-                store=self.settings.store,
+                store=store,
                 platform=self.platform,
                 registry=self.registry,
                 progress=self.settings.progress(),
             )
+
+        tree = self._trees.get(image)
+        if tree is None:
+            tree = self.with_store(image, opened)
             self._trees[image] = self._stack.enter_context(tree)
         return tree
+
+    def with_store(self, image: str, look: Callable[[Store | None], _T]) -> _T:
+        """What *look* finds in the store; or without one, where *image* is a place and needs none.
+
+        Who may not write to the store, or whose disk is full, can still look into layouts, archives and
+        registries; what is learnt of their blobs is then forgotten.
+        """
+        from winlayers.inspection.opening import names_a_place
+
+        try:
+            return look(self.settings.store)
+        except StoreError as error:
+            if not names_a_place(image):
+                raise
+            if not self.settings.quiet:
+                warn(f"warning: {error}; looking without a store")
+        return look(None)
 
     def close(self) -> None:
         """Close all that was opened."""
