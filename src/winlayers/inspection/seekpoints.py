@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable.frozen import connect_frozen
 
 VERSION = 2
 """Raised with every change of the file's schema; files of other versions are made again."""
@@ -152,9 +153,8 @@ class Points:
         Raises:
             LayerCorruptError: it is missing, damaged or of another version.
         """
-        uri = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         try:
-            self._db = sqlite3.connect(f"file:{uri}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+            self._db = connect_frozen(path)
             meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
         except sqlite3.Error as error:
             raise LayerCorruptError(f"the seek points can't be read: {error}", layer=layer) from error

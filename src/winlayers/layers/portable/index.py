@@ -27,6 +27,7 @@ from typing import NamedTuple, Self
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable import disk
+from winlayers.layers.portable.frozen import connect_frozen
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import ExtendedAttribute, FileMetadata
 from winlayers.win32.names import decode_wtf8, encode_wtf8, fold_key
@@ -297,9 +298,8 @@ class Index:
         """
         self.layer = layer
         self._by_path: dict[bytes, int] | None = None
-        uri = f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro&immutable=1"
         try:
-            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            self._db = connect_frozen(path)
             meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
         except sqlite3.Error as error:
             raise LayerCorruptError(f"the index can't be read: {error}", layer=layer, hint=_HINT) from error

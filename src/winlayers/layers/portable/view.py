@@ -34,6 +34,7 @@ from typing import Any, BinaryIO, Self
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable import disk
 from winlayers.layers.portable.digests import is_sealed
+from winlayers.layers.portable.frozen import connect_frozen
 from winlayers.layers.portable.index import unpack_eas
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import FileMetadata
@@ -150,9 +151,7 @@ class View:
         """
         self.path = path
         try:
-            self._db = sqlite3.connect(
-                f"file:{_uri(path)}?mode=ro&immutable=1", uri=True, check_same_thread=False
-            )
+            self._db = connect_frozen(path)
         except sqlite3.OperationalError as error:
             raise LayerCorruptError(f"the view can't be opened: {error}", layer=path) from error
         self._files: dict[tuple[int, Source], BinaryIO] = {}
@@ -385,10 +384,6 @@ class View:
 
 def _node(row: tuple[int, int, bytes, int, int]) -> ViewNode:
     return ViewNode(row[0], row[1], decode_wtf8(row[2]), row[3], row[4] == 1)
-
-
-def _uri(path: str) -> str:
-    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 if sys.platform != "win32":

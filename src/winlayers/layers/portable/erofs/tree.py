@@ -9,7 +9,6 @@ reparse points, attributes that find no room, files of several chunks) goes thro
 from __future__ import annotations
 
 import functools
-import sqlite3
 import stat
 import struct
 from array import array
@@ -25,6 +24,7 @@ from winlayers.layers.portable.erofs.writer import (
     pack_name,
     put_directory,
 )
+from winlayers.layers.portable.frozen import connect_frozen
 from winlayers.layers.portable.index import unpack_eas
 from winlayers.layers.portable.posix import DIRECTORY_MODE, file_mode, link_text, posix_time
 from winlayers.layers.portable.view import Extent, View, ViewInode, ViewNode
@@ -104,8 +104,7 @@ class Tree:
 
     def write(self) -> None:
         """Write the tree and the shared attributes."""
-        uri = self.view.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        self._db = sqlite3.connect(f"file:{uri}?mode=ro&immutable=1", uri=True)
+        self._db = connect_frozen(self.view.path)
         try:
             self._put_root()
             while self._stack:

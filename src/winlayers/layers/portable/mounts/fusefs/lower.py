@@ -6,7 +6,6 @@ be remembered for a file that was only looked at; that of the drive's root is `p
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 import sys
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 assert sys.platform != "win32"
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable.frozen import connect_frozen
 from winlayers.layers.portable.mounts.fusefs import protocol
 from winlayers.layers.portable.posix import DIRECTORY_MODE, file_mode, link_text, path_on_drive
 from winlayers.layers.portable.view import Extent, Source, View, ViewInode
@@ -78,8 +78,7 @@ class Lower:
     def __init__(self, view: View, owner: Owner) -> None:
         self.view = view
         self.owner = owner
-        uri = view.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        self._db = sqlite3.connect(f"file:{uri}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        self._db = connect_frozen(view.path)
         self._db.execute("PRAGMA mmap_size = 1073741824")
         drive = view.drive
         self.drive = drive if drive is not None and drive.is_directory else None
