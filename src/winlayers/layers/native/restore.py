@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from winlayers.errors import HcsError
@@ -83,6 +83,24 @@ class Sink(Protocol):
     """What takes a backup stream's bytes."""
 
     def write(self, data: bytes | memoryview, /) -> object: ...
+
+
+class BufferedSink:
+    """Hands on what is written in pieces of 64 KiB or more; the last, which `flush` hands on, may be less."""
+
+    def __init__(self, hand_on: Callable[[bytes], None]) -> None:
+        self._hand_on = hand_on
+        self._pending = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._pending += data
+        if len(self._pending) >= files.BUFFER_SIZE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._pending:
+            self._hand_on(bytes(self._pending))
+            self._pending.clear()
 
 
 class _Tee:

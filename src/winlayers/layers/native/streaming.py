@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from winlayers.errors import HcsError, LayerContentError
-from winlayers.layers.native import files, paths, restore, vmcompute
+from winlayers.layers.native import paths, restore, vmcompute
 from winlayers.layers.native.content import read_once
 from winlayers.layers.native.privileges import READ, WRITE, privileges
 from winlayers.layers.service import EntryKind, Flavour, LayerEntry, LayerReader, LayerWriter
@@ -60,24 +60,6 @@ class StreamingReader(LayerReader):
         self._stream.close()
 
 
-class _Sink:
-    """Hands a backup stream to ImportLayerWrite in pieces of 64 KiB."""
-
-    def __init__(self, stream: vmcompute.ImportStream) -> None:
-        self._stream = stream
-        self._pending = bytearray()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._pending += data
-        if len(self._pending) >= files.BUFFER_SIZE:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._pending:
-            self._stream.write(bytes(self._pending))
-            self._pending.clear()
-
-
 class StreamingWriter(LayerWriter):
     """Writes a layer entry by entry to HCS itself, which knows no hard links here."""
 
@@ -91,7 +73,7 @@ class StreamingWriter(LayerWriter):
         name = paths.entry_path(path)
         with privileges(*WRITE):
             self._stream.next(name, metadata)
-            sink = _Sink(self._stream)
+            sink = restore.BufferedSink(self._stream.write)
             streams = restore.with_unnamed_stream(metadata, self._counted.pass_through(streams))
             write_file_streams(metadata, streams, sink, path=path)
             sink.flush()

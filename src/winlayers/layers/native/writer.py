@@ -33,24 +33,6 @@ class _PendingLink:
     root: Root
 
 
-class _FileSink:
-    """Buffers what is written to a file."""
-
-    def __init__(self, file: files.WinFile) -> None:
-        self._file = file
-        self._pending = bytearray()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._pending += data
-        if len(self._pending) >= files.BUFFER_SIZE:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._pending:
-            self._file.write(bytes(self._pending))
-            self._pending.clear()
-
-
 class DeltaLayerWriter(LayerWriter):
     """Writes a layer that stands on parents."""
 
@@ -118,7 +100,7 @@ class DeltaLayerWriter(LayerWriter):
             if paths.is_below(name, paths.HIVES):
                 restore.restore(file, metadata, streams, security=False, path=name)
             else:
-                sink = _FileSink(file)
+                sink = restore.BufferedSink(file.write)
                 write_transport_file(metadata, streams, sink, path=name)
                 sink.flush()
         if metadata.is_directory and metadata.reparse is not None:
@@ -185,8 +167,7 @@ class DeltaLayerWriter(LayerWriter):
         for root in roots:
             if root.look(target) is not None:
                 return root
-        # It may come later; that it comes at all is seen when the links are made.
-        return self._target
+        return self._target  # it may come later
 
     def remove(self, path: str) -> None:
         name = paths.entry_path(path)
@@ -246,6 +227,7 @@ class DeltaLayerWriter(LayerWriter):
     def _import(self) -> None:
         for name in self._reparse_directories:
             self._root.mkdir(name)
+        self._check_links()
         tombstones = [*self._tombstones, *self._expand_opaque()]
         vmcompute.import_layer(self._flavour, self._target.path, self._folder, self._chain)
         for name in tombstones:
@@ -259,14 +241,20 @@ class DeltaLayerWriter(LayerWriter):
             self._utility_vm.unshare_boot_files()
             vmcompute.process_utility_image(self._target.join(paths.UTILITY_VM))
 
+    def _check_links(self) -> None:
+        """Fail, before anything is imported, where a link's target has not come."""
+        added = {fold_key(name) for name in self._added}
+        for link in self._links:
+            if link.root is not self._target or fold_key(link.target) in added:
+                continue
+            if self._target.look(link.target) is None:
+                raise _no_target(link)
+
     def _make_link(self, link: _PendingLink) -> None:
         try:
             restore.link_or_copy(link.root, link.target, self._target, link.path)
         except errors.HcsNotFoundError as error:
-            raise LayerContentError(
-                f"neither the layer nor its parents have {link.target}, to which it is a hard link",
-                path=link.path,
-            ) from error
+            raise _no_target(link) from error
 
     def abort(self) -> None:
         if not self._finished:
@@ -274,6 +262,12 @@ class DeltaLayerWriter(LayerWriter):
             with privileges(*WRITE):
                 self._open.close()
                 temporary.remove_folder(self._folder)
+
+
+def _no_target(link: _PendingLink) -> LayerContentError:
+    return LayerContentError(
+        f"neither the layer nor its parents have {link.target}, to which it is a hard link", path=link.path
+    )
 
 
 def _holds_links(path: str) -> bool:
