@@ -4,10 +4,12 @@
 
 For a person with Windows Server 2016 or later (or Windows 10 or 11), its feature "Containers", NTFS, and an
 elevated prompt; winlayers must be importable (``pip install .``).  Nothing outside of the home folder is
-changed, and that is removed at the end.  Checks that need a base layer are skipped without ``--base``: give
-the first layer of an image that matches the host's build (from ``docker save``, or a blob of an OCI layout).
+changed, and that is removed at the end, with its layers.  Checks that need a base layer are skipped without
+``--base``: give the first layer of an image that matches the host's build (from ``docker save``, or a blob of
+an OCI layout).  With one it takes some minutes and about three times the layer's size on the disk.
 
-Paste the report into an issue.  What each check is about is in ``docs/windows.md``.
+Paste the report into an issue.  What each check is about is in ``docs/windows.md``.  The exit code is 0 if no
+check failed, 1 if one did, 2 if they can't be made here.
 """
 
 from __future__ import annotations
@@ -19,15 +21,19 @@ import hashlib
 import io
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from winlayers import WinlayersError, __version__
+from winlayers.errors import UnsupportedError
+from winlayers.graphdriver import CreateOptions
 from winlayers.graphdriver.windows import WindowsGraphDriver
 from winlayers.layers.native import compute, errors, ffi, files, host, paths, restore, vmcompute
 from winlayers.layers.native.content import FileContent
@@ -41,6 +47,8 @@ from winlayers.win32.reparse import SymbolicLink
 from winlayers.win32.security import sddl_to_bytes
 
 SECURITY = "O:BAG:SYD:P(A;;FA;;;BA)(A;;FA;;;SY)(A;;FR;;;WD)"
+VM = "7e57ab1e-0000-4000-8000-000000000001"
+"""The id of a virtual machine that there need not be."""
 TIMES = (133_444_736_001_234_567, 133_444_736_001_234_568, 133_444_736_001_234_569, 133_444_736_001_234_570)
 
 
@@ -77,7 +85,14 @@ class Bench:
     def service(self, **options: bool) -> NativeLayerService:
         """A service on the layers' home."""
         self.layers.mkdir(exist_ok=True)
-        return NativeLayerService(DriverInfo(str(self.layers)), **options)
+        try:
+            return NativeLayerService(DriverInfo(str(self.layers)), **options)
+        except UnsupportedError as error:
+            raise Skipped(f"needs the feature Containers: {error}") from error
+
+    def driver(self) -> WindowsGraphDriver:
+        """A graph driver on the layers' home, whose scratch layers are as large as HCS makes them."""
+        return WindowsGraphDriver(str(self.layers), options=["size=0", "service=hcs"])
 
     def base(self) -> NativeLayerService:
         """The service, with the base layer imported as ``base``."""
@@ -102,6 +117,15 @@ class Bench:
     def chain(self) -> list[str]:
         """The chain of a layer on the base."""
         return [str(self.layers / "base")]
+
+
+def outcome(call: Callable[[], None]) -> str:
+    """What came of a call that may well be refused."""
+    try:
+        call()
+    except WinlayersError as error:
+        return str(error)
+    return "done"
 
 
 Check = Callable[[Bench], str]
@@ -159,10 +183,38 @@ def _host(bench: Bench) -> str:
     )
 
 
-@check("Privileges on the thread")
+@check("Privileges on the thread open what nobody may open, and no longer once given back")
 def _privileges(bench: Bench) -> str:
-    with privileges(*WRITE):
-        return "all three taken and given back"
+    closed = FileMetadata(FileAttributes.ARCHIVE, security=sddl_to_bytes("O:SYG:SYD:P"))
+    with privileges(*WRITE), Root.open(bench.root) as root:
+        write_file(root, "closed", closed, ("", b"closed"))
+        expect(read_file(root, "closed")[1] == [("", b"closed")], "the content differs")
+    try:
+        Path(bench.root, "closed").read_bytes()
+    except PermissionError:
+        return "a file without any access"
+    raise AssertionError("the file can be read without the privileges, too")
+
+
+@check("A plain copy keeps attributes, times and descriptor, and sees what it can't keep")
+def _plain_copy(bench: Bench) -> str:
+    wanted = FileMetadata(FileAttributes.ARCHIVE | FileAttributes.HIDDEN, *TIMES, sddl_to_bytes(SECURITY))
+    with privileges(*WRITE), Root.open(bench.root) as root:
+        write_file(root, "from", wanted, ("", b"boot"))
+        write_file(root, "more", wanted, ("", b"boot"), ("alt", b"alternate"))
+        share = files.SHARE_READ
+        with (
+            root.open_relative("from", files.READ_SECURITY, share, FILE_OPEN) as source,
+            root.open_relative("to", files.RESTORE, share, FILE_CREATE) as target,
+        ):
+            expect(not source.has_alternate_streams(), "streams are seen where there are none")
+            target.set_security(source.security())
+            target.set_basic_info(source.basic_info())
+        with root.open_relative("more", files.READ_SECURITY, share, FILE_OPEN) as source:
+            expect(source.has_alternate_streams(), "an alternate stream is not seen")
+        ours, theirs = (read_file(root, name)[0] for name in ("to", "from"))
+    expect(ours == theirs, f"{ours} instead of {theirs}")
+    return "byte for byte"
 
 
 @check("BackupWrite and BackupRead keep descriptor, attributes, EAs, streams and data")
@@ -266,6 +318,22 @@ def _refs(bench: Bench) -> str:
 # -- HCS --------------------------------------------------------------------------------------------
 
 
+@check("A layer is made, told of, asked to be unprepared, and destroyed")
+def _create(bench: Bench) -> str:
+    service = bench.service()
+    service.create("empty", "")
+    try:
+        expect(service.exists("empty"), "the layer is not there")
+        path = service.mount_path("empty")
+        told = outcome(lambda: service.unprepare("empty"))
+        made = sorted(item.name for item in (bench.layers / "empty").iterdir())
+    finally:
+        service.destroy("empty")
+    expect(not service.exists("empty"), "the layer is still there")
+    same = "its folder" if path.lower() == str(bench.layers / "empty").lower() else path
+    return f"made of {', '.join(made) or 'nothing'}; mount path: {same}; UnprepareLayer: {told}"
+
+
 @check("GUIDs, shared base images and compute systems are told")
 def _questions(bench: Bench) -> str:
     service = bench.service()
@@ -276,7 +344,9 @@ def _questions(bench: Bench) -> str:
         images = service.shared_base_images()
     except WinlayersError as error:
         images = str(error)
-    return f"{guid}; images: {images}; {len(compute.enumerate_compute_systems())} compute systems"
+    systems = compute.enumerate_compute_systems()
+    templates = sum(bool(system.is_runtime_template) for system in systems)
+    return f"{guid}; images: {images}; {len(systems)} compute systems, {templates} of them template VMs"
 
 
 @check("A base layer without hives gets ones that ProcessBaseImage takes")
@@ -290,18 +360,25 @@ def _hives(bench: Bench) -> str:
     archive.seek(0)
     try:
         service.import_tar("hives", [], archive)
-        made = sorted(path.name for path in (bench.layers / "hives" / "Hives").iterdir())
+        return made_hives(bench, "hives")
     finally:
         service.destroy("hives")
-    return ", ".join(made)
+
+
+def made_hives(bench: Bench, layer_id: str) -> str:
+    """The names of the hives that ProcessBaseImage made."""
+    folder = bench.layers / layer_id / "Hives"
+    expect(folder.is_dir(), "ProcessBaseImage made no Hives")
+    return ", ".join(sorted(path.name for path in folder.iterdir()))
 
 
 @check("A base layer is imported in a child process")
 def _import_base(bench: Bench) -> str:
+    started = time.monotonic()
     bench.base()
+    seconds = time.monotonic() - started
     made = sorted(path.name for path in (bench.layers / "base").iterdir())
-    hives = sorted(path.name for path in (bench.layers / "base" / "Hives").iterdir())
-    return f"{', '.join(made)}; Hives: {', '.join(hives)}"
+    return f"{seconds:.0f} s; {', '.join(made)}; Hives: {made_hives(bench, 'base')}"
 
 
 def sha256(file: IO[bytes]) -> str:
@@ -366,6 +443,7 @@ def delta_tar() -> io.BytesIO:
             member.type = tarfile.DIRTYPE
             tar.addfile(member)
         for name, data in (
+            ("Files/winlayers/MiXed.txt", b"mixed"),
             ("Files/winlayers/new.txt", b"new"),
             ("Files/winlayers/new.txt:stream", b"alternate"),
             ("Files/.wh.License.txt", b""),
@@ -397,42 +475,78 @@ def _delta(bench: Bench) -> str:
     return f"{size} bytes, {len(found)} entries: {'; '.join(rows)}"
 
 
+BOOT_FILE = "UtilityVM/Files/EFI/Microsoft/Boot/BCD"
+
+
+@check("A layer with a utility VM leaves its parent's boot files as they are")
+def _child_vm(bench: Bench) -> str:
+    service = bench.base()
+    parent = bench.layers / "base" / BOOT_FILE
+    if not parent.exists():
+        raise Skipped("the base layer has no utility VM")
+    before = parent.read_bytes()
+    try:
+        with service.open_writer("vm", bench.chain) as writer:
+            for name in ("Files", "Hives", "UtilityVM", "UtilityVM/Files"):
+                writer.add(name, FileMetadata(FileAttributes.DIRECTORY))
+            body = DataStream("", 3, [b"new"])
+            writer.add("UtilityVM/Files/winlayers.txt", FileMetadata(FileAttributes.ARCHIVE), [body])
+        child = (bench.layers / "vm" / BOOT_FILE).read_bytes()
+    finally:
+        service.destroy("vm")
+    expect(parent.read_bytes() == before, "importing the child changed its parent")
+    return f"the child's is {'changed' if child != before else 'the same'}"
+
+
+@check("A scratch layer is copied, and its disk opened to a virtual machine")
+def _copy(bench: Bench) -> str:
+    service = bench.base()
+    service.create_scratch("one", bench.chain)
+    try:
+        told = [
+            outcome(lambda: service.copy("one", "two", bench.chain)),
+            outcome(lambda: service.grant_vm_access(VM, str(bench.layers / "one" / "sandbox.vhdx"))),
+        ]
+    finally:
+        for layer_id in ("two", "one"):
+            service.destroy(layer_id)
+    return f"CopyLayer: {told[0]}; GrantVmAccess: {told[1]}"
+
+
 @check("A scratch layer is created, expanded, mounted, written, exported and removed")
 def _scratch(bench: Bench) -> str:
     service = bench.base()
-    driver = WindowsGraphDriver(str(bench.layers), options=["size=0"])
-    service.create_scratch("scratch", bench.chain)
+    driver = bench.driver()
+    driver.create_read_write("scratch", "base", CreateOptions({"size": "40GB"}))
     try:
-        service.expand_scratch("scratch", 40 << 30)
-        paths_seen = []
-        for _ in range(2):
-            service.activate("scratch")
-            try:
-                service.prepare("scratch", bench.chain)
-                try:
-                    view = service.mount_path("scratch")
-                    paths_seen.append(view)
-                    Path(view, "written.txt").write_bytes(b"in the container")
-                finally:
-                    service.unprepare("scratch")
-            finally:
-                service.deactivate("scratch")
-        stream = service.export_inactive("scratch", bench.chain)
+        view = driver.get("scratch")
         try:
-            exported = dict(digests(stream))
+            Path(view, "written.txt").write_bytes(b"in the container")
+            (Path(view) / "License.txt").unlink(missing_ok=True)
+            size = shutil.disk_usage(view).total
+            stream = driver.diff("scratch")
+            try:
+                exported = dict(digests(stream))
+            finally:
+                stream.close()
+            changed = [f"{change.kind.value} {change.path}" for change in driver.changes("scratch")]
+            expect(Path(view, "written.txt").exists(), "the view did not come back after it was read")
         finally:
-            stream.close()
+            driver.put("scratch")
         expect("Files/written.txt" in exported, f"not exported; {len(exported)} entries")
+        again = dict(digests(service.export_inactive("scratch", bench.chain)))
+        expect("Files/written.txt" in again, "not exported once it is unmounted")
+        expect(39 << 30 < size <= 40 << 30, f"the volume has {size} bytes")
     finally:
         driver.remove("scratch")
     expect(not service.exists("scratch"), "the layer is still there")
-    return f"mounted at {paths_seen[0]}; exported {', '.join(sorted(exported)[:12])}"
+    return f"mounted at {view}; {size} bytes; {len(changed)} changes: {', '.join(changed[:12])}"
 
 
 @check("A scratch layer whose disk is still attached is removed")
 def _attached(bench: Bench) -> str:
     service = bench.base()
-    driver = WindowsGraphDriver(str(bench.layers), options=["size=0"])
+    driver = bench.driver()
     service.create_scratch("attached", bench.chain)
     # As after a crash: activated by a process that ends without deactivating.
     code = (
@@ -451,7 +565,7 @@ def _attached(bench: Bench) -> str:
 @check("The base layer is removed")
 def _remove_base(bench: Bench) -> str:
     service = bench.base()
-    WindowsGraphDriver(str(bench.layers), options=["size=0"]).remove("base")
+    bench.driver().remove("base")
     expect(not service.exists("base"), "the layer is still there")
     return ""
 
@@ -461,7 +575,8 @@ def _remove_base(bench: Bench) -> str:
 
 def run(bench: Bench) -> Iterator[tuple[str, str, str]]:
     """Title, result and detail of each check; an error ends its own check only."""
-    for title, function in CHECKS:
+    for number, (title, function) in enumerate(CHECKS, 1):
+        print(f"[{number}/{len(CHECKS)}] {title}", file=sys.stderr, flush=True)
         try:
             yield title, "passed", function(bench)
         except Skipped as reason:
@@ -483,18 +598,55 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--base", type=Path, help="a base layer's tar, plain or gzip")
     parser.add_argument("--refs", help="a folder on a ReFS volume")
     options = parser.parse_args(arguments)
-    if os.name != "nt":
-        print("This needs Windows.", file=sys.stderr)
+    reason = unfit(options.home) if os.name == "nt" else "This needs Windows."
+    if reason is not None:
+        print(reason, file=sys.stderr)
         return 2
-    if options.home.exists():
-        parser.error(f"{options.home} is there already: name a folder that can be made and removed")
+    if options.base is not None and not options.base.is_file():
+        parser.error(f"there is no file {options.base}")
     home = Path(paths.long_path(str(options.home)).removeprefix("\\\\?\\"))
+    bench = Bench(home, options.base, options.refs)
     home.mkdir()
     try:
-        return report(Bench(home, options.base, options.refs))
+        return report(bench)
     finally:
-        with privileges(*WRITE), Root.open(str(home.parent)) as parent:
-            parent.remove_all(home.name)
+        clean_up(bench)
+
+
+def unfit(home: Path) -> str | None:
+    """Why the checks can't be made here; None: they can."""
+    try:
+        with privileges(*WRITE):
+            pass
+        kind = host.file_system(str(home))
+    except WinlayersError as error:
+        return str(error)
+    if kind != "NTFS":
+        return f"{home} is on {kind}: name a folder on NTFS with --home"
+    if home.exists():
+        return f"{home} is there already: name a folder with --home that can be made and removed"
+    return None
+
+
+def clean_up(bench: Bench) -> None:
+    """Remove what failed checks left, then the home; say so where something can't be removed."""
+    try:
+        if bench.layers.is_dir():
+            for path in sorted(bench.layers.iterdir(), key=lambda path: path.name == "base"):
+                release(bench.service(), path.name)
+        with privileges(*WRITE), Root.open(str(bench.home.parent)) as parent:
+            parent.remove_all(bench.home.name)
+    except (WinlayersError, OSError, Skipped) as error:
+        print(f"{bench.home} could not be removed, do so after a restart: {error}", file=sys.stderr)
+
+
+def release(service: NativeLayerService, layer_id: str) -> None:
+    """Take one layer down, whatever its state; what is not so fails, and is tried for nothing."""
+    for step in (service.unprepare, service.deactivate, service.destroy):
+        try:
+            step(layer_id)
+        except WinlayersError:
+            continue
 
 
 def report(bench: Bench) -> int:

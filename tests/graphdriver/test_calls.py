@@ -462,6 +462,8 @@ class TestInit:
     def test_unknown_options_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(DriverOptionError, match="'colour'"):
             WindowsGraphDriver(str(tmp_path), options=["service=portable", "colour=red"])
+        with pytest.raises(DriverOptionError, match="hives=some"):
+            WindowsGraphDriver(str(tmp_path), options=["service=hcs", "hives=some"])
 
     def test_info_is_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

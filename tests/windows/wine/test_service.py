@@ -23,6 +23,7 @@ from winlayers.errors import (
     LayerNotFoundError,
     TarTruncatedError,
 )
+from winlayers.graphdriver.windows import WindowsGraphDriver
 from winlayers.layers.native import childimport, compute, errors, host
 from winlayers.layers.native.service import INLINE_VARIABLE, NativeLayerService
 from winlayers.layers.service import DriverInfo, EntryKind, Flavour
@@ -563,6 +564,18 @@ def test_reader_leaves_the_recycle_bin_out(
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "made"), [((), True), (("hives=complete",), True), (("hives=as-is",), False)]
+)
+def test_driver_can_leave_hives_as_they_are_emulated(
+    home: Path, standin: StandIn, options: tuple[str, ...], made: bool
+) -> None:
+    driver = WindowsGraphDriver(str(home), options=["service=hcs", *options])
+    driver.apply_diff("one", "", io.BytesIO(make_tar(Member("Files/"), Member("Files/a", b"data"))))
+    assert (home / "one" / "Files" / "Windows" / "System32" / "config" / "SAM").exists() is made
+    assert standin.names()[-1] == "ProcessBaseImage"
+
+
 def test_base_reader_reads_links_once_emulated(
     service: NativeLayerService, home: Path, standin: StandIn
 ) -> None:
@@ -672,12 +685,14 @@ def test_acceptance_script_runs_to_its_end_emulated(home: Path, standin: StandIn
     script = REPOSITORY / "tools" / "windows-acceptance.py"
     command = [sys.executable, str(script), "--home", str(home / "acceptance"), "--base", str(tar)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.stderr == ""
+    progress = done.stderr.splitlines()
+    assert progress
+    assert all(line.startswith("[") for line in progress), done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     results = {row.split(" | ")[0][2:]: row.split(" | ")[1] for row in rows[1:]}
     assert set(results.values()) <= {"passed", "skipped", "**FAILED**"}
     for title in (
-        "Privileges on the thread",
+        "A layer is made, told of, asked to be unprepared, and destroyed",
         "BackupWrite and BackupRead keep descriptor, attributes, EAs, streams and data",
         "A base layer is imported in a child process",
         "A base layer's export has the files that were imported",
@@ -685,5 +700,25 @@ def test_acceptance_script_runs_to_its_end_emulated(home: Path, standin: StandIn
     ):
         assert results[title] == "passed", title
     assert results["ReFS is told and refused"] == "skipped"
+    assert len(results) == len(progress)
     assert "checks failed" in done.stdout
     assert os.listdir(home) == ["base.tar"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--home", "C:\\lay"], "C:\\lay is there already"),
+        (["--home", "C:\\acceptance", "--base", "C:\\no.tar"], "there is no file"),
+    ],
+)
+def test_acceptance_script_refuses_politely(home: Path, arguments: list[str], told: str) -> None:
+    script = REPOSITORY / "tools" / "windows-acceptance.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+    assert home.is_dir()
+    assert not Path("C:\\acceptance").exists()

@@ -81,7 +81,7 @@ class WindowsGraphDriver(GraphDriver):
         Args:
             options: ``size=SIZE`` (of a scratch layer; 127GB), ``reference_changes=true`` (``changes`` tells
                 no additions), ``service=auto|portable|hcs``; all others go to the layer service (the portable
-                one knows ``mount=KIND``).
+                one knows ``mount=KIND``, the native one ``hives=complete|as-is``).
             service_factory: what makes the layer service; by default the host compute service on Windows and
                 the portable store elsewhere.
 
@@ -411,10 +411,13 @@ def _default_factory(choice: str) -> ServiceFactory:
 
 
 def _native_service(info: DriverInfo, options: Mapping[str, str]) -> LayerService:
-    _refuse_options(options)
+    _refuse_options(options.keys() - {"hives"})
+    hives = options.get("hives", "complete")
+    if hives not in ("complete", "as-is"):
+        raise DriverOptionError(f"hives={hives}: it can be complete or as-is")
     from winlayers.layers.native.service import NativeLayerService
 
-    return NativeLayerService(info)
+    return NativeLayerService(info, complete_hives=hives == "complete")
 
 
 def _portable_service(info: DriverInfo, options: Mapping[str, str]) -> LayerService:
@@ -428,5 +431,5 @@ def _refuse_options(names: Iterable[str]) -> None:
     for name in sorted(names):
         raise DriverOptionError(
             f"unknown driver option {name!r}",
-            hint="there are size, reference_changes, service, and mount where the portable service is used",
+            hint="there are size, reference_changes, service; mount for the portable service, hives for hcs",
         )
