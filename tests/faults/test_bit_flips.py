@@ -190,6 +190,42 @@ def test_what_was_made_by_a_damaged_index_goes_with_it(service: PortableLayerSer
     assert check(service) == []
 
 
+def test_shared_files_of_extracting_mounts(
+    service: PortableLayerService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from winlayers.layers.portable.mounts.contract import MountRequest
+    from winlayers.layers.portable.mounts.extract import ExtractMounter
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # the files of ordinary users are shared
+    folder = service.layer_path("top")
+
+    def mount() -> dict[str, bytes]:
+        target = tmp_path / "target"
+        target.mkdir(exist_ok=True)
+        with service.views.open("top") as view:
+            record = ExtractMounter().mount(MountRequest(view, folder, str(target), None, None))
+        found = {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+        ExtractMounter().unmount(record)
+        return found
+
+    before = mount()
+    (tree,) = Path(folder, "extract").glob("shared-*")
+    assert check(service) == []
+    for name in before:
+        path = tree / name
+        path.chmod(0o600)
+        for bit in flipped(path, random.Random(name), 2):
+            (finding,) = check(service)
+            assert (finding.layer, finding.path) == ("top", f"extract/{tree.name}"), (name, bit)
+            assert finding.problem.endswith(" has changed since it was made")
+        assert check(service) == []
+    (tree / "Windows" / "new").unlink()
+    (finding,) = check(service, repair=True)
+    assert finding.mended
+    assert mount() == before
+    assert check(service) == []
+
+
 def test_a_damaged_scratch_layer_is_told(service: PortableLayerService) -> None:
     service.create_scratch("box", [service.layer_path(n) for n in ("top", "middle", "base")])
     chain = Path(service.layer_path("box"), "layerchain.json")

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 
 from winlayers import durable
@@ -368,6 +369,7 @@ class Checker:
                 problem = view.damage(deep=self._deep)
                 if problem is None and self._deep:
                     yield from self._images(layer_id, view)
+                    yield from self._extracted(layer_id, view)
         except LayerCorruptError as error:
             problem = error.message
         except (sqlite3.DatabaseError, OSError) as error:
@@ -392,6 +394,23 @@ class Checker:
             if os.path.exists(path) and [is_image_of(path, view, room) for _ in range(2)] == [False, False]:
                 remove = self._remove(path)
                 yield self._finding(layer_id, name, "it has changed since it was made", remove)
+
+    def _extracted(self, layer_id: str, view: View) -> Iterator[Finding]:
+        """Files of the view that were written out once for several mounts and are not what they were."""
+        damage = _shared_damage(view, self._store.folder(layer_id))
+        if damage is not None:
+            tree, path = damage
+            name = os.path.join(folders.EXTRACT, os.path.basename(tree))
+            yield self._finding(layer_id, name, f"{path} has changed since it was made", self._remove(tree))
+
+
+def _shared_damage(view: View, folder: str) -> tuple[str, str] | None:
+    if sys.platform != "win32":
+        from winlayers.layers.portable.mounts.extract import shared_damage
+
+        return shared_damage(view, folder)
+    else:  # noqa: RET505 - mypy must see one branch for each platform
+        return None
 
 
 def _has_padding(path: str, size: int) -> bool:

@@ -34,7 +34,7 @@ from winlayers.layers.portable.mounts.contract import (
     MountRequest,
     UpperEntry,
 )
-from winlayers.layers.portable.mounts.extractor import Extractor, can_clone
+from winlayers.layers.portable.mounts.extractor import Extractor, can_clone, first_difference
 from winlayers.layers.portable.mounts.stamps import Stamps, extract_changes
 from winlayers.layers.portable.view import View
 
@@ -204,6 +204,23 @@ def _shared_tree(view: View, view_dir: str) -> str:
             _settle(hidden)
             os.rename(hidden, tree)
     return tree
+
+
+def shared_damage(view: View, view_dir: str) -> tuple[str, str] | None:
+    """The shared tree that is of just this view, and the path of a file in it that is not the view's.
+
+    Returns:
+        None: there is no such tree, or it is whole.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    tree = os.path.join(view_dir, EXTRACT, f"{_SHARED}{stamp_of(view, 0)}")
+    try:
+        path = first_difference(view, tree)
+    except FileNotFoundError:
+        return None
+    return None if path is None else (tree, path)
 
 
 def _folder(view_dir: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 assert sys.platform != "win32"
 
+from winlayers.errors import LayerContentError
 from winlayers.layers.portable import xattrs
 from winlayers.layers.portable.erofs.tree import stream_sources
 from winlayers.layers.portable.mounts import anchored
@@ -52,6 +53,52 @@ def can_clone(source: str, target: str) -> bool:
             if os.path.exists(path):
                 os.unlink(path)
     return True
+
+
+def first_difference(view: View, folder: str) -> str | None:
+    """The path of the first file in *folder* whose data is not what the view says; None: all are the same.
+
+    What was written for the view's drive by :class:`Extractor` is compared: names, data, where links lead.
+
+    Raises:
+        OSError: a file can't be read.
+        LayerCorruptError: the view's data is damaged.
+    """
+    drive = view.drive
+    root = anchored.Anchor(folder)
+    stack: list[tuple[int, Parts]] = [] if drive is None or not drive.is_directory else [(drive.id, ())]
+    while stack:
+        directory, parts = stack.pop()
+        for node, inode in view.entries(directory):
+            place = (*parts, host_safe(node.name).encode("utf-8"))
+            target = link_text(view, node, inode.metadata.reparse)
+            try:
+                if target is not None:
+                    same = _link_at(root, place) == target.encode("utf-8")
+                elif inode.is_directory:
+                    os.close(root.directory(place))
+                    stack.append((node.id, place))
+                    same = True
+                else:
+                    with root.file(place) as file:
+                        same = all(file.read(len(chunk)) == chunk for chunk in view.chunks(inode.extent))
+                        same = same and not file.read(1)
+            except (FileNotFoundError, NotADirectoryError, LayerContentError):
+                same = False
+            if not same:
+                return b"/".join(place).decode("utf-8", "replace")
+    return None
+
+
+def _link_at(root: anchored.Anchor, parts: Parts) -> bytes:
+    """Where the symbolic link leads; b"" where there is something else."""
+    directory = root.directory(parts[:-1])
+    try:
+        return os.readlink(parts[-1], dir_fd=directory)
+    except OSError:
+        return b""
+    finally:
+        os.close(directory)
 
 
 class Extractor:
