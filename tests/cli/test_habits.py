@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import Program
+from tests.cli.test_cli import PROGRAM, Program
 from tests.images.support import sample_layout
 from winlayers.cli.main import COMMANDS, ELSEWHERE
 from winlayers.store import open_store
@@ -104,3 +105,20 @@ def test_commands_that_are_elsewhere(program: Program, command: str) -> None:
 def test_cp_into_a_container_says_what_does_it(program: Program) -> None:
     for source in ("file.txt", "-"):
         assert "use append, or mount a container" in program.run("cp", source, "app:1:/Users", code=2).stderr
+
+
+def test_what_is_missing_is_said_with_what_there_is(program: Program, tmp_path: Path) -> None:
+    assert program.fails("layers", "app").endswith("no such image: app (there is app:1)")
+    assert "(winlayers images lists those in the store)" in program.fails("layers", "other:1")
+    assert "no file or folder in 'oci:'" in program.fails("save", "app:1", "oci:")
+    program.run("create", "app:1", "--name", "box")
+    assert "rm it first, or take another --name" in program.fails("create", "app:1", "--name", "box")
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_prune_without_a_yes(program: Program, answer: str) -> None:
+    command = [*PROGRAM, "--root", str(program.root), "prune", "--all", "--json"]
+    done = subprocess.run(command, input=answer, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing was removed" in done.stderr.splitlines()[-1]
+    assert references(program, "app") == ["app:1"]

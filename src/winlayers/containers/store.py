@@ -163,7 +163,10 @@ class ContainerStore:
             taken = {container.name: container.id for container in self.containers()}
             chosen = fresh_name(taken) if name is None else check_name(name)
             if chosen in taken:
-                raise ContainerExistsError(f"the name {chosen} is taken by container {taken[chosen][:12]}")
+                raise ContainerExistsError(
+                    f"the name {chosen} is taken by container {taken[chosen][:12]}",
+                    hint="rm it first, or take another --name",
+                )
             image = find_image()
             layers = image.layer_ids
             if not driver.exists(layers[-1]):

@@ -39,7 +39,7 @@ from winlayers.images.documents import REF_NAME, Descriptor, Index, Manifest, pa
 from winlayers.images.image import Image, LayerInfo
 from winlayers.images.layout import OciLayout
 from winlayers.images.leases import Lease, leased
-from winlayers.images.reference import Reference
+from winlayers.images.reference import Reference, familiar
 
 if TYPE_CHECKING:
     from winlayers.graphdriver import GraphDriver
@@ -182,11 +182,15 @@ class ImageStore:
         found = self._by_prefix(name, index)
         if len(found) > 1:
             raise ImageNotFoundError(
-                f"several images have an id that starts with {name!r}", hint="give a digest"
+                f"several images have an id that starts with {name!r}",
+                hint="give a digest; winlayers images --digests shows them",
             )
         if not found:
+            names = [name for _, references in index.values() for name in references]
+            tags = [] if wanted is None else [n for n in names if _has_repository((n,), wanted)]
+            hint = f"there is {', '.join(familiar(n) for n in sorted(tags)[:5])}" if tags else ""
             raise ImageNotFoundError(
-                f"no such image: {name}", hint="winlayers images lists those in the store"
+                f"no such image: {name}", hint=hint or "winlayers images lists those in the store"
             )
         return found[0]
 

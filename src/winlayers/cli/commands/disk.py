@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import click
 
-from winlayers.cli.context import Settings, examples, json_option, pass_settings
+from winlayers.cli.context import Settings, examples, json_option, pass_settings, warn
 from winlayers.cli.output import echo, emit_json, human_size, table
 from winlayers.images.digest import short
 from winlayers.images.reference import familiar
@@ -97,7 +98,7 @@ def prune(settings: Settings, everything: bool, only_cache: bool, force: bool, a
     if not force:
         what = "all images that no container stands on" if everything else "all images without a name"
         what = "the cache of looks into images" if only_cache else f"{what}, what is left over, and the cache"
-        click.confirm(f"This removes {what}. Go on?", abort=True, err=True)
+        _ask(f"This removes {what}. Go on?")
     if only_cache:
         removed = Removed(cache_freed=settings.store.cache.clear())
     else:
@@ -125,3 +126,18 @@ def prune(settings: Settings, everything: bool, only_cache: bool, force: bool, a
         )
     if only_cache or removed.cache_freed:
         echo(f"Removed {human_size(removed.cache_freed)} of cache")
+
+
+def _ask(question: str) -> None:
+    """Go on only after a yes."""
+    try:
+        if click.confirm(question, err=True):
+            return
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        click.echo(err=True)
+        warn("nobody answered, so nothing was removed; --force does not ask")
+        raise click.exceptions.Exit(1) from None
+    warn("nothing was removed")
+    raise click.exceptions.Exit(1)

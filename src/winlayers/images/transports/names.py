@@ -37,8 +37,11 @@ def split_name(text: str) -> tuple[str, str]:
     return "", text
 
 
-def split_path(text: str) -> tuple[str, str | None]:
+def split_path(text: str, transport: str = "") -> tuple[str, str | None]:
     """A path and the tag after it (``FOLDER:TAG``); a drive letter's colon separates nothing.
+
+    Args:
+        transport: what stood before it, for the message.
 
     Raises:
         InvalidReferenceError: the path is empty.
@@ -46,7 +49,8 @@ def split_path(text: str) -> tuple[str, str | None]:
     drive = text[:2] if re.match(r"[A-Za-z]:[\\/]", text) else ""
     path, colon, tag = text[len(drive) :].partition(":")
     if not path:
-        raise InvalidReferenceError(f"no path in {text!r}")
+        whole = f"{transport}:{text}" if transport else text
+        raise InvalidReferenceError(f"no file or folder in {whole!r}")
     return drive + path, tag if colon and tag else None
 
 
@@ -76,7 +80,7 @@ def open_source(text: str, options: RegistryOptions = DEFAULT_OPTIONS) -> ImageS
 
         return RegistrySource(parse_name(rest), options)
     if transport:
-        return _local_source(transport, *split_path(rest))
+        return _local_source(transport, *split_path(rest, transport))
     path, tag = (rest, None) if rest == "-" or os.path.exists(rest) else split_path(rest)
     if os.path.isdir(path):
         return _local_source("oci", path, tag)
@@ -120,15 +124,15 @@ def open_target(
     if transport == "oci":
         from winlayers.images.transports.oci_layout import LayoutTarget
 
-        return LayoutTarget(*split_path(rest))
+        return LayoutTarget(*split_path(rest, transport))
     if transport == "oci-archive":
         from winlayers.images.transports.oci_archive import OciArchiveTarget
 
-        return OciArchiveTarget(*split_path(rest))
+        return OciArchiveTarget(*split_path(rest, transport))
     if transport == "docker-archive":
         from winlayers.images.transports.docker_archive import DockerArchiveTarget
 
-        return DockerArchiveTarget(*split_path(rest))
+        return DockerArchiveTarget(*split_path(rest, transport))
     if transport == "docker":
         from winlayers.images.transports.registry import RegistryTarget
 
