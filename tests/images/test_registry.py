@@ -27,6 +27,7 @@ from tests.images.registries import (
 )
 from tests.images.support import Layout, sample_layout, tree_digest
 from tests.support import require_tool
+from winlayers.cli.main import run
 from winlayers.errors import DigestMismatchError, ImageNotFoundError, PlatformError, RegistryError
 from winlayers.images.exporter import copy
 from winlayers.images.reference import Reference
@@ -283,6 +284,20 @@ def test_basic_authentication(store: Store, tmp_path: Path) -> None:
             store.pull(f"{host}/app:1", registry=wrong)
         right = RegistryOptions(credentials=f"{USER}:{PASSWORD}")
         assert store.pull(f"{host}/app:1", registry=right).digest == image.digest
+
+
+def test_two_registries_with_credentials_of_their_own(tmp_path: Path) -> None:
+    layout = sample_layout(tmp_path / "layout")
+    passwords = make_htpasswd(tmp_path / "htpasswd")
+    with (
+        docker_registry(tmp_path / "one", htpasswd=passwords) as one,
+        docker_registry(tmp_path / "two") as two,
+    ):
+        good, wrong = f"{USER}:{PASSWORD}", "someone:else"
+        source, target = f"docker://{one}/app:1", f"docker://{two}/app:1"
+        assert run(["copy", "-q", "--creds", wrong, "--dest-creds", good, layout, source]) == 0
+        assert run(["copy", "-q", "--src-creds", good, source, target]) == 0
+        assert run(["copy", "-q", "--creds", good, "--src-creds", wrong, source, target]) == 1
 
 
 def test_tls(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,6 +295,7 @@ def copy(
     everything: bool = False,
     foreign: bool = False,
     registry: RegistryOptions = DEFAULT_OPTIONS,
+    target_registry: RegistryOptions | None = None,
     progress: Progress = QUIET,
 ) -> Descriptor:
     """Copy an image between two places, each named with its transport; no store is needed.
@@ -302,6 +303,8 @@ def copy(
     Args:
         platform: which image of an index to copy; None: the newest Windows on amd64.
         everything: copy the index itself and all that it names instead, its digest kept.
+        registry: how registries are reached.
+        target_registry: how the target's is, where that is other.
 
     Raises:
         ImageError: as from opening both, and from :func:`copy_image` and :func:`copy_whole`.
@@ -311,7 +314,7 @@ def copy(
         near = [parse_name(rest).path for kind, rest in (split_name(source),) if kind == "docker"]
         if near and parse_name(split_name(source)[1]).domain != _domain(target):
             near = []
-        with open_target(target, registry, mount_from=near) as sink:
+        with open_target(target, target_registry or registry, mount_from=near) as sink:
             if everything:
                 return copy_whole(opened, offer, sink, foreign=foreign, progress=progress)
             return copy_image(opened, offer, sink, platform=platform, foreign=foreign, progress=progress)

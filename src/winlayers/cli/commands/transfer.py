@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -324,6 +325,8 @@ def push(
 )
 @platform_option
 @foreign_option
+@click.option("--src-creds", metavar="USER:PASSWORD", help="Those of SOURCE's registry alone.")
+@click.option("--dest-creds", metavar="USER:PASSWORD", help="Those of TARGET's registry alone.")
 @quiet_option
 @json_option
 @registry_options
@@ -335,6 +338,8 @@ def copy(
     everything: bool,
     platform: Platform | None,
     foreign: bool,
+    src_creds: str | None,
+    dest_creds: str | None,
     as_json: bool,
     registry: RegistryOptions,
 ) -> None:
@@ -353,7 +358,8 @@ def copy(
         platform=platform,
         everything=everything,
         foreign=foreign,
-        registry=registry,
+        registry=dataclasses.replace(registry, credentials=src_creds or registry.credentials),
+        target_registry=dataclasses.replace(registry, credentials=dest_creds or registry.credentials),
         progress=settings.progress(),
     )
     if as_json:
