@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import tempfile
@@ -53,6 +54,7 @@ def test_a_writable_tree_shows_all_that_the_view_holds(tmp_path: Path, view: Vie
 def _as_user(tmp_path: Path, action: Callable[[], None]) -> None:
     """Run *action* in a child process as an ordinary user, to whom the folder belongs."""
     require_root()
+    codecs.lookup("ascii")  # its module may lie where only root can read, and be wanted only by then
     for folder, names, files in os.walk(tmp_path):
         for path in [folder, *(os.path.join(folder, name) for name in names + files)]:
             os.chown(path, _USER, _USER, follow_symlinks=False)
