@@ -193,6 +193,47 @@ class TestRoom:
         assert (root / "Readme.txt").stat().st_mtime > 1
 
 
+class TestCopying:
+    def test_what_the_layers_have(self, drive: Drive) -> None:
+        root = drive.mount()
+        with Opened(root / KERNEL) as source, Opened(root / "new") as target:
+            assert os.copy_file_range(source, target, 300_000, 1, 10) == 199_999
+            assert os.copy_file_range(source, target, 300_000, 200_000, 0) == 0
+        assert (root / "new").read_bytes() == bytes(10) + (b"MZ" * 100_000)[1:]
+        drive.unmount()
+        assert set(drive.changes()) == {"new"}
+
+    def test_what_was_changed(self, drive: Drive) -> None:
+        root = drive.mount()
+        with Opened(root / KERNEL) as fd, Opened(root / "Readme.txt") as other:
+            os.pwrite(fd, b"!" * 10, BLOCK - 5)
+            with mmap.mmap(fd, 200_000) as mapped:
+                mapped[BLOCK + 10] = ord("?")
+                expected = mapped[BLOCK - 10 : BLOCK + 90]
+                assert os.copy_file_range(fd, other, 100, BLOCK - 10, 3) == 100
+            assert os.copy_file_range(fd, fd, 100, BLOCK - 10, 3 * BLOCK) == 100
+            assert os.pread(fd, 100, 3 * BLOCK) == expected
+        assert (root / "Readme.txt").read_bytes() == b"rea" + expected
+        assert (drive.remount() / "Readme.txt").read_bytes() == b"rea" + expected
+
+    def test_much(self, drive: Drive) -> None:
+        root = drive.mount()
+        data = os.urandom(5_000_000)
+        (root / "new").write_bytes(data)
+        copied = 0
+        with Opened(root / "new") as source, Opened(root / "copy") as target:
+            while count := os.copy_file_range(source, target, 1 << 30):
+                copied += count
+        assert copied == len(data)
+        assert (root / "copy").read_bytes() == data
+
+    def test_beyond_the_size(self, drive: Drive) -> None:
+        root = drive.mount(size=1 << 20)
+        with Opened(root / KERNEL) as source, Opened(root / "new") as target:
+            fails(errno.ENOSPC, lambda: os.copy_file_range(source, target, 200_000, 0, 900_000))
+            assert os.fstat(target).st_size == 0
+
+
 class TestExchange:
     def test_files(self, drive: Drive) -> None:
         root = drive.mount()

@@ -60,7 +60,9 @@ class Op(enum.IntEnum):
     READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
+    COPY_FILE_RANGE = 47
     STATX = 52
+    COPY_FILE_RANGE_64 = 53
 
 
 class Init(enum.IntFlag):
@@ -132,7 +134,7 @@ number of pages in a request, map alignment, flags2, stack depth."""
 SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")
 READ_IN = struct.Struct("=QQIIQII")
 WRITE_IN = struct.Struct("=QQIIQII")
-WRITE_OUT = struct.Struct("=II")
+WRITE_OUT = struct.Struct("=I4x")
 XATTR_IN = struct.Struct("=II")
 XATTR_OUT = struct.Struct("=II")
 MKNOD_IN = struct.Struct("=IIII")
@@ -150,6 +152,9 @@ DIRENT = struct.Struct("=QQII")
 FALLOCATE_IN = struct.Struct("=QQQII")
 LSEEK_IN = struct.Struct("=QQII")
 LSEEK_OUT = struct.Struct("=Q")
+COPY_FILE_RANGE_IN = struct.Struct("=QQQQQQQ")
+"""handle, offset; node id, handle and offset of the target; size, flags."""
+COPY_FILE_RANGE_OUT = struct.Struct("=Q")
 STATX_IN = struct.Struct("=IIQII")
 STATX_PREFIX = struct.Struct("=QII16x")
 STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII112x")

@@ -17,23 +17,24 @@ from __future__ import annotations
 
 import concurrent.futures
 import errno
+import functools
 import os
 import select
 import sqlite3
 import struct
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 assert sys.platform != "win32"
 
 from winlayers.errors import WinlayersError
-from winlayers.layers.portable.mounts.fusefs import protocol, ranges
+from winlayers.layers.portable.mounts.fusefs import protocol
 from winlayers.layers.portable.mounts.fusefs.attributes import Attributes
 from winlayers.layers.portable.mounts.fusefs.lower import BLOCK_SIZE, Owner
 from winlayers.layers.portable.mounts.fusefs.operations import Operations
 from winlayers.layers.portable.mounts.fusefs.protocol import Init, Op
+from winlayers.layers.portable.mounts.fusefs.rangerequests import RangeRequests
 from winlayers.layers.portable.mounts.fusefs.record import Kind
 from winlayers.layers.portable.mounts.fusefs.replies import FOREVER, dirent, errno_of, sized, statx
 from winlayers.layers.portable.mounts.fusefs.syncing import sync
@@ -44,7 +45,6 @@ from winlayers.win32.names import MAX_HOST_BYTES, encode_wtf8, host_safe
 MAX_WRITE = 1 << 20
 _BUFFER = MAX_WRITE + (1 << 16)
 _IDLE = 0.1
-_BETWEEN_STEPS = 0.0001
 _CACHED_EXTENTS = 8192
 _WORKERS = 4
 
@@ -90,6 +90,7 @@ class Server:
         self._attributes = Attributes(tree, operations)
         self._lock = threading.Lock()
         self._pool = concurrent.futures.ThreadPoolExecutor(_WORKERS, "winlayers-fuse")
+        self._ranges = RangeRequests(tree, operations, self._lock, self._pool, self)
         self._extents: dict[int, Extent] = {}
         self._unique = 0
         self._minor = 0
@@ -111,7 +112,7 @@ class Server:
             Op.STATFS: self._statfs,
             Op.GETXATTR: self._getxattr,
             Op.LISTXATTR: self._listxattr,
-            Op.LSEEK: self._lseek,
+            Op.LSEEK: lambda node_id, body: self._ranges.seek(self._unique, node_id, body),
             Op.READDIR: self._readdir,
             Op.READDIRPLUS: self._readdirplus,
             Op.RELEASE: lambda _, __: b"",
@@ -133,7 +134,9 @@ class Server:
             Op.RENAME: self._rename,
             Op.RENAME2: self._rename2,
             Op.WRITE: self._write,
-            Op.FALLOCATE: self._fallocate,
+            Op.FALLOCATE: lambda node_id, body: self._ranges.allocate(self._unique, node_id, body),
+            Op.COPY_FILE_RANGE: functools.partial(self._copy, protocol.WRITE_OUT),
+            Op.COPY_FILE_RANGE_64: functools.partial(self._copy, protocol.COPY_FILE_RANGE_OUT),
             Op.FLUSH: self._flush,
             Op.FSYNC: self._fsync,
             Op.FSYNCDIR: self._fsync,
@@ -192,19 +195,25 @@ class Server:
                 self._changes.record.commit()
         except (OSError, WinlayersError, sqlite3.Error, MemoryError, struct.error) as failure:
             if opcode not in _SILENT:
-                self._reply_error(unique, errno_of(failure))
+                self.fail(unique, failure)
             return
         if body is not None:
-            self._reply(unique, body)
+            self.reply(unique, body)
 
-    def _reply(self, unique: int, body: bytes | memoryview) -> None:
+    def reply(self, unique: int, body: bytes | memoryview) -> None:
+        """Answer a request."""
         header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), 0, unique)
         self._send(header, body)
+
+    def fail(self, unique: int, failure: BaseException) -> None:
+        """Say that a request failed."""
+        self._reply_error(unique, errno_of(failure))
 
     def _reply_error(self, unique: int, number: int) -> None:
         self._send(protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size, -number, unique))
 
-    def _notify(self, code: protocol.Notify, body: bytes = b"") -> None:
+    def notify(self, code: protocol.Notify, body: bytes = b"") -> None:
+        """Tell the kernel something that it has not asked for."""
         self._send(protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), code, 0), body)
 
     def _send(self, *parts: bytes | memoryview) -> None:
@@ -355,61 +364,21 @@ class Server:
         try:
             count = os.preadv(fd, [data], offset)
         except OSError as failure:
-            self._reply_error(unique, errno_of(failure))
+            self.fail(unique, failure)
             return
         if count == len(data):
-            self._reply(unique, memoryview(data))
+            self.reply(unique, memoryview(data))
         else:  # the layer's file is cut short
             self._reply_error(unique, errno.EIO)
-
-    def _lseek(self, node_id: int, body: memoryview) -> bytes | None:
-        _, offset, whence, _ = protocol.LSEEK_IN.unpack_from(body)
-        data = whence == os.SEEK_DATA
-        found = ranges.seek(self._tree, node_id, offset, data=data)
-        if found.hole == found.end:
-            return protocol.LSEEK_OUT.pack(found.offset)
-        self._pool.submit(self._seek, self._unique, node_id, offset, data)
-        return None
-
-    def _seek(self, unique: int, node_id: int, offset: int, data: bool) -> None:
-        def find() -> ranges.Place:
-            with self._lock:
-                return ranges.seek(self._tree, node_id, offset, data=data)
-
-        def write_back(start: int, size: int) -> None:
-            # The kernel writes what is new in the pages that it is to let go of.
-            self._notify(protocol.Notify.INVAL_INODE, protocol.INVAL_INODE.pack(node_id, start, size))
-
-        try:
-            answer = ranges.seek_surely(find, offset, write_back)
-        except (OSError, WinlayersError, sqlite3.Error) as failure:
-            self._reply_error(unique, errno_of(failure))
-        else:
-            self._reply(unique, protocol.LSEEK_OUT.pack(answer))
-
-    def _fallocate(self, node_id: int, body: memoryview) -> None:
-        _, offset, size, mode, _ = protocol.FALLOCATE_IN.unpack_from(body)
-        steps = ranges.allocate(self._writable(), node_id, mode, offset, size)
-        self._pool.submit(self._in_steps, self._unique, steps)
-
-    def _in_steps(self, unique: int, steps: Iterator[None]) -> None:
-        more = True
-        try:
-            while more:
-                with self._lock:
-                    more = next(steps, steps) is None
-                    self._writable().record.commit()
-                time.sleep(_BETWEEN_STEPS)  # or the thread that serves might never get the lock
-        except (OSError, WinlayersError, sqlite3.Error, MemoryError) as failure:
-            self._reply_error(unique, errno_of(failure))
-        else:
-            self._reply(unique, b"")
 
     def _write(self, node_id: int, body: memoryview) -> bytes:
         _, offset, size, *_ = protocol.WRITE_IN.unpack_from(body)
         data = body[protocol.WRITE_IN.size : protocol.WRITE_IN.size + size]
         self._writable().write(node_id, offset, data)
-        return protocol.WRITE_OUT.pack(size, 0)
+        return protocol.WRITE_OUT.pack(size)
+
+    def _copy(self, answer: struct.Struct, node_id: int, body: memoryview) -> None:
+        self._ranges.copy(self._unique, node_id, body, answer)
 
     def _flush(self, node_id: int, _: memoryview) -> bytes:
         self._writable().note(node_id)
@@ -422,9 +391,9 @@ class Server:
         try:
             sync(self._writable(), self._lock)
         except (OSError, sqlite3.Error) as failure:
-            self._reply_error(unique, errno_of(failure))
+            self.fail(unique, failure)
         else:
-            self._reply(unique, b"")
+            self.reply(unique, b"")
 
     # -- changes --
 
@@ -488,12 +457,12 @@ class Server:
         if found.exact:
             return
         if self._minor >= protocol.EPOCH_MINOR:
-            self._notify(protocol.Notify.INC_EPOCH)
+            self.notify(protocol.Notify.INC_EPOCH)
             return
         name = encode_wtf8(host_safe(found.name))
         body = protocol.INVAL_ENTRY.pack(parent, len(name), 0) + name + b"\0"
         # The kernel holds the directory until it has its answer, so this must not be waited for.
-        self._pool.submit(self._notify, protocol.Notify.INVAL_ENTRY, body)
+        self._pool.submit(self.notify, protocol.Notify.INVAL_ENTRY, body)
 
     def _setattr(self, node_id: int, body: memoryview) -> bytes:
         self._writable().set_attributes(node_id, body)
@@ -514,4 +483,4 @@ class Server:
 
     def _attributes_changed(self, node_id: int) -> None:
         """Times or the mode may be others now; the kernel does not expect that of these requests."""
-        self._notify(protocol.Notify.INVAL_INODE, protocol.INVAL_INODE.pack(node_id, -1, 0))
+        self.notify(protocol.Notify.INVAL_INODE, protocol.INVAL_INODE.pack(node_id, -1, 0))
