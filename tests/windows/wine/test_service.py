@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -29,7 +30,9 @@ from winlayers.layers.native.service import INLINE_VARIABLE, NativeLayerService
 from winlayers.layers.service import DriverInfo, EntryKind, Flavour
 from winlayers.testing.content import DIRECTORY, FILE, content, read_all, stream
 from winlayers.testing.tars import BASE, Member, make_tar
+from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.regf import minimal_hive, validate_hive_header
+from winlayers.win32.reparse import SymbolicLink
 
 PREPARE = "PrepareLayer"
 
@@ -469,6 +472,34 @@ def test_files_below_a_link_are_refused(
     )
     with pytest.raises(LayerContentError, match="below what is not a directory"):
         service.import_tar("one", parent, io.BytesIO(tar))
+    assert not (home / "one").exists()
+
+
+def test_reparse_point_over_what_has_entries_is_refused(
+    service: NativeLayerService, parent: list[str], standin: StandIn
+) -> None:
+    point = dataclasses.replace(
+        DIRECTORY,
+        attributes=DIRECTORY.attributes | FileAttributes.REPARSE_POINT,
+        reparse=SymbolicLink.to("elsewhere").to_bytes(),
+    )
+    with service.open_writer("one", parent) as writer:
+        writer.add("Files", DIRECTORY)
+        writer.add("Files/d/x", FILE, [stream("", b"data")])
+        with pytest.raises(LayerContentError, match="entries below it"):
+            writer.add("Files/d", point)
+
+
+@pytest.mark.parametrize("target", ["Files/no", "Files/dir/no", "UtilityVM/Files/no"])
+def test_link_to_nothing_stops_before_the_import(
+    service: NativeLayerService, home: Path, parent: list[str], standin: StandIn, target: str
+) -> None:
+    writer = service.open_writer("one", parent)
+    writer.add("Files", DIRECTORY)
+    writer.add_link("Files/link", target)
+    with pytest.raises(LayerContentError, match="hard link"):
+        writer.commit()
+    assert standin.names() == []
     assert not (home / "one").exists()
 
 

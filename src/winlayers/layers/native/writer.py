@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from winlayers.errors import LayerContentError
+from winlayers.errors import HcsError, LayerContentError
 from winlayers.layers.native import errors, files, paths, restore, temporary, vmcompute
 from winlayers.layers.native.privileges import WRITE, privileges
 from winlayers.layers.native.safefile import FILE_CREATE, Root
@@ -105,8 +105,16 @@ class DeltaLayerWriter(LayerWriter):
                 sink.flush()
         if metadata.is_directory and metadata.reparse is not None:
             # Without its directory nothing can be added below it, into wherever it leads.
-            self._root.remove(name)
+            self._remove_empty(name)
             self._reparse_directories.append(name)
+
+    def _remove_empty(self, name: str) -> None:
+        try:
+            self._root.remove(name)
+        except HcsError as error:
+            if errors.win32_code(error) != errors.ERROR_DIR_NOT_EMPTY:
+                raise
+            raise LayerContentError("a reparse point with entries below it", path=name) from error
 
     def _create(self, file_name: str, name: str) -> files.WinFile:
         access = files.GENERIC_READ | files.GENERIC_WRITE
