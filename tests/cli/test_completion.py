@@ -66,6 +66,30 @@ def test_bash_completes_behind_colons(root: Path) -> None:
     assert bash(root, "winlayers", "--root", str(root), "layers", "team/app:") == ["1"]
 
 
+def test_bash_completes_places(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "here"
+    (folder / "layout").mkdir(parents=True)
+    (folder / "layer.tar").write_text("")
+    (folder / ".hidden").write_text("")
+    (folder / "oci.tar").write_text("")
+    monkeypatch.chdir(folder)
+    for command in (["load"], ["copy", "x"], ["save", "team/app:1"], ["ls"], ["diff", "web"]):
+        assert bash(root, "winlayers", *command, "oci:la") == ["layer.tar", "layout/"]
+        assert bash(root, "winlayers", *command, f"oci-archive:{folder}/.h") == [f"{folder}/.hidden"]
+    assert bash(root, "winlayers", "load", "oci:") == ["layer.tar", "layout/", "oci.tar"]
+    assert bash(root, "winlayers", "load", "oc") == ["oci:", "oci-archive:", "oci.tar"]
+    assert bash(root, "winlayers", "load", "docker:") == []
+    assert bash(root, "winlayers", "load", "oci:nosuch/x") == []
+    done = subprocess.run(
+        [sys.executable, "-m", "winlayers"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(root, _WINLAYERS_COMPLETE="bash_complete", COMP_LINE="winlayers load la"),
+    )
+    assert done.stdout == "file,la\n"  # which readline completes itself
+
+
 def test_bash_completes_layers_and_what_can_be_looked_into(root: Path) -> None:
     layers = sorted(identifier[:12] for identifier in open_store(root).images.layer_ids())
     assert bash(root, "winlayers", "layer", "export", layers[0][:2]) == [layers[0]]

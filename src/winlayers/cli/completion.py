@@ -43,6 +43,9 @@ _BASH = """\
             plain) COMPREPLY+=("$value") ;;
         esac
     done
+    case ${COMPREPLY[0]} in
+        *[:/]) [ ${#COMPREPLY[@]} -gt 1 ] || compopt -o nospace ;;
+    esac
 }
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
@@ -140,6 +143,35 @@ def script(command: click.Command, shell: str) -> str:
         raise click.UsageError(f"no completion for {shell}; there is one for {', '.join(SHELLS)}")
     completer = kind(command, {}, "winlayers", VARIABLE)
     return completer.source_template % completer.source_vars()
+
+
+# -- places --
+
+_WITH_PATHS = ("oci:", "oci-archive:", "docker-archive:")
+_TRANSPORTS = (*_WITH_PATHS, "docker://")
+
+
+def places(incomplete: str) -> list[CompletionItem]:
+    """Transports that begin with what was typed, and files behind them; the shell completes other files."""
+    transport, colon, path = incomplete.partition(":")
+    if colon:
+        prefix = f"{transport}:"
+        return [CompletionItem(prefix + name) for name in _paths(path)] if prefix in _WITH_PATHS else []
+    named = [name for name in _TRANSPORTS if incomplete and name.startswith(incomplete)]
+    if named:
+        return [CompletionItem(name) for name in (*named, *_paths(incomplete))]
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _paths(start: str) -> list[str]:
+    """The files and folders whose path begins with *start*; hidden ones only where a dot was typed."""
+    folder, base = os.path.split(start)
+    try:
+        entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    found = [e for e in entries if e.name.startswith(base) and (base or not e.name.startswith("."))]
+    return [os.path.join(folder, e.name) + ("/" if e.is_dir() else "") for e in found]
 
 
 # -- what the store has --

@@ -132,10 +132,19 @@ def complete_layers(
 def complete_trees(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """What can be looked into: references and containers' names that begin with what was typed."""
-    from winlayers.cli.completion import containers, images, proposals
+    """What can be looked into: references and containers that begin with what was typed, else places."""
+    from winlayers.cli.completion import containers, images, places, proposals
 
-    return proposals(context, incomplete, images, containers)
+    return proposals(context, incomplete, images, containers) or (places(incomplete) if incomplete else [])
+
+
+def complete_places(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Where images come from and go to."""
+    from winlayers.cli.completion import places
+
+    return places(incomplete)
 
 
 def examples(*lines: str) -> str:

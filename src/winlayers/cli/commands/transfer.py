@@ -11,6 +11,7 @@ import click
 from winlayers.cli.context import (
     Settings,
     complete_images,
+    complete_places,
     examples,
     json_option,
     pass_settings,
@@ -137,8 +138,15 @@ def _one_of(argument: str | None, option: str | None, name: str, flag: str) -> s
         "docker save app | winlayers load -",
     )
 )
-@click.argument("source", required=False)
-@click.option("-i", "--input", "file", metavar="FILE", help="The same as SOURCE, as docker has it.")
+@click.argument("source", required=False, shell_complete=complete_places)
+@click.option(
+    "-i",
+    "--input",
+    "file",
+    shell_complete=complete_places,
+    metavar="FILE",
+    help="The same as SOURCE, as docker has it.",
+)
 @click.option("--name", metavar="REF", help="What to call the image.  [default: what the source calls it]")
 @click.option("--all", "everything", is_flag=True, help="Load every image that the source holds.")
 @platform_option
@@ -196,9 +204,14 @@ def load(
     )
 )
 @click.argument("image", shell_complete=complete_images)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=complete_places)
 @click.option(
-    "-o", "--output", "file", metavar="FILE", help="The same as docker-archive:FILE:IMAGE, as docker has it."
+    "-o",
+    "--output",
+    "file",
+    shell_complete=complete_places,
+    metavar="FILE",
+    help="The same as docker-archive:FILE:IMAGE, as docker has it.",
 )
 @foreign_option
 @quiet_option
@@ -314,8 +327,8 @@ def push(
         "winlayers copy --all docker://mcr.microsoft.com/windows/nanoserver:ltsc2022 oci:./nano:all",
     )
 )
-@click.argument("source")
-@click.argument("target")
+@click.argument("source", shell_complete=complete_places)
+@click.argument("target", shell_complete=complete_places)
 @click.option(
     "-a",
     "--all",
