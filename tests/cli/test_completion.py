@@ -221,6 +221,15 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(screen(out.getvalue())) == 4
 
 
+def test_bars_are_in_the_layers_order_whichever_begins_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    progress = make_progress(out, quiet=False)
+    for number in (2, 10, 1):
+        progress.start(str(number), f"layer {number}/10", 1000)
+    assert [line.split()[1] for line in screen(out.getvalue())] == ["1/10", "2/10", "10/10"]
+
+
 @pytest.mark.parametrize("columns", ["1", "10", "30"])
 def test_bars_never_wrap(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("TERM", "xterm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import sys
 import threading
@@ -109,11 +110,16 @@ class BarProgress(LineProgress):
                 return
             self._last = now
             width, height = shutil.get_terminal_size()
-            works = list(self._works.values())[: max(1, height - 2)]
+            works = sorted(self._works.values(), key=_order)[: max(1, height - 2)]
             lines = [_bar(work, now, width) for work in works]
             self._stream.write(self._erase() + "".join(f"{line}\n" for line in lines))
             self._stream.flush()
             self._drawn = len(lines)
+
+
+def _order(work: _Work) -> list[str]:
+    """A sort key by which layer 2 comes before layer 10, whichever began first."""
+    return [part.zfill(9) if part.isdigit() else part for part in re.split(r"([0-9]+)", work.label)]
 
 
 def _bar(work: _Work, now: float, width: int) -> str:
