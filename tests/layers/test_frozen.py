@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from winlayers.layers.portable.frozen import connect_frozen
+from winlayers.layers.portable.frozen import begin_frozen, connect_frozen, structural_damage
 
 
 @pytest.mark.parametrize("name", ["plain.db", "100%.db", "a#b.db", "%3f.db", "a?b.db", "a?mode=rwc.db"])
@@ -33,3 +33,21 @@ def test_what_is_missing_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
         connect_frozen(os.fspath(tmp_path / "missing.db"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_begun_is_one_transaction_and_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with contextlib.closing(begin_frozen(os.fspath(path), "CREATE TABLE t(x); CREATE TABLE u(x);")) as made:
+        assert made.in_transaction
+        made.executemany("INSERT INTO t VALUES (?)", [(number,) for number in range(2000)])
+        assert [p.name for p in tmp_path.iterdir()] == ["new.db"]
+        made.execute("COMMIT")
+    with contextlib.closing(connect_frozen(os.fspath(path))) as opened:
+        assert opened.execute("SELECT count(*) FROM t").fetchone() == (2000,)
+        assert structural_damage(opened) is None
+    with pytest.raises(sqlite3.OperationalError, match="already exists"):
+        begin_frozen(os.fspath(path), "CREATE TABLE t(x)")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + bytes(2048) + whole[6144:])
+    with contextlib.closing(connect_frozen(os.fspath(path))) as opened:
+        assert structural_damage(opened)

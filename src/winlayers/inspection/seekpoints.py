@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from winlayers.errors import LayerCorruptError
-from winlayers.layers.portable.frozen import connect_frozen
+from winlayers.layers.portable.frozen import begin_frozen, connect_frozen
 
 VERSION = 2
 """Raised with every change of the file's schema; files of other versions are made again."""
@@ -93,12 +93,7 @@ class PointWriter:
     def __init__(self, path: str) -> None:
         """Make the file *path*, which must not exist."""
         # One thread decompresses and adds points, another finishes.
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("BEGIN")
-        for statement in _SCHEMA.split(";"):
-            self._db.execute(statement)
+        self._db = begin_frozen(path, _SCHEMA)
         self._update = crc32_function()
         self._crc = 0
         self._count = 0

@@ -27,7 +27,7 @@ from typing import NamedTuple, Self
 
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable import disk
-from winlayers.layers.portable.frozen import connect_frozen
+from winlayers.layers.portable.frozen import begin_frozen, connect_frozen, structural_damage
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import ExtendedAttribute, FileMetadata
 from winlayers.win32.names import decode_wtf8, encode_wtf8, fold_key
@@ -164,12 +164,7 @@ class IndexWriter:
     @disk.writing()
     def __init__(self, path: str) -> None:
         """Make the file *path*, which must not exist."""
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("BEGIN")
-        for statement in _SCHEMA.split(";"):
-            self._db.execute(statement)
+        self._db = begin_frozen(path, _SCHEMA)
         self._descriptors: dict[bytes, int] = {}
         self._known_size = 0
         self._last_descriptor = 0
@@ -328,8 +323,7 @@ class Index:
 
     def damage(self) -> str | None:
         """What SQLite finds wrong with the file; None: nothing."""
-        (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        return None if result == "ok" else str(result)
+        return structural_damage(self._db)
 
     def entries(self) -> Iterator[EntryRow]:
         """All entries in the tar's order."""

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from winlayers.durable import fsync_dir, fsync_file, temporary_name
 from winlayers.errors import LayerContentError
 from winlayers.layers.portable.digests import seal
+from winlayers.layers.portable.frozen import begin_frozen
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
 from winlayers.layers.portable.view import ROOT, SCHEMA_VERSION
 from winlayers.win32.names import encode_wtf8, fold_key
@@ -79,13 +80,9 @@ def build_view(target: str, parent_view: str | None, layers: Sequence[tuple[str,
     try:
         if parent_view is not None:
             shutil.copyfile(parent_view, hidden)
-        db = sqlite3.connect(hidden, isolation_level=None)
+        db = begin_frozen(hidden, _SCHEMA if parent_view is None else "")
         try:
-            # The file is hidden, derived, and renamed when whole: journals would only cost time.
-            db.execute("PRAGMA journal_mode = OFF")
-            db.execute("PRAGMA synchronous = OFF")
             db.execute("PRAGMA cache_size = -65536")
-            db.execute("BEGIN")
             if parent_view is None:
                 _start(db)
             for name, index, hidden_target in layers:
@@ -107,8 +104,6 @@ def build_view(target: str, parent_view: str | None, layers: Sequence[tuple[str,
 
 
 def _start(db: sqlite3.Connection) -> None:
-    for statement in _SCHEMA.split(";"):
-        db.execute(statement)
     db.execute("INSERT INTO meta VALUES ('version', ?)", (SCHEMA_VERSION,))
     db.execute(
         "INSERT INTO inodes VALUES (?, 1, 0, ?, 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, 1, 0)",

@@ -34,7 +34,7 @@ from typing import Any, BinaryIO, Self
 from winlayers.errors import LayerCorruptError
 from winlayers.layers.portable import disk
 from winlayers.layers.portable.digests import is_sealed
-from winlayers.layers.portable.frozen import connect_frozen
+from winlayers.layers.portable.frozen import connect_frozen, structural_damage
 from winlayers.layers.portable.index import unpack_eas
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import FileMetadata
@@ -186,8 +186,7 @@ class View:
         """What is wrong with the file: any change since it was made, or, not *deep*, what SQLite finds."""
         if deep:
             return None if is_sealed(self.path) else "it has changed since it was made"
-        (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        return None if result == "ok" else str(result)
+        return structural_damage(self._db)
 
     # -- the tree --
 
