@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.images.support import Layout, sample_layout, tree_digest
+from tests.support import require
 
 PROGRAM = [sys.executable, "-m", "winlayers"]
 
@@ -164,6 +166,16 @@ def test_a_reader_that_goes_away_is_no_error(program: Program, source: str) -> N
     assert done.stdout.strip() in ("141", "0")  # 0 where the pipe took all of it at once
 
 
+def wait_until_it_waits_for_a_lock(process: subprocess.Popen[str]) -> None:
+    """Wait until the kernel says that the process waits for somebody's lock."""
+    require(os.path.exists("/proc/locks"), "this system does not tell who waits for a lock")
+    deadline = time.monotonic() + 120
+    while not re.search(rf"-> .* {process.pid} ", Path("/proc/locks").read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_an_interrupt_leaves_nothing(program: Program, source: str, tmp_path: Path) -> None:
     """Ctrl-C while a load waits for its blob: exit code 130, and the store as it was."""
     program.run("load", source, "--name", "good:1")
@@ -173,7 +185,7 @@ def test_an_interrupt_leaves_nothing(program: Program, source: str, tmp_path: Pa
     hold = (
         "import time\nfrom winlayers.store import open_store\n"
         f"with open_store({str(program.root)!r}).images.lock():\n"
-        "    print('held', flush=True)\n    time.sleep(60)"
+        "    print('held', flush=True)\n    time.sleep(600)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", hold],
@@ -185,11 +197,10 @@ def test_an_interrupt_leaves_nothing(program: Program, source: str, tmp_path: Pa
         loading = subprocess.Popen(
             [*PROGRAM, "--root", program.root, "load", slow.name], stderr=subprocess.PIPE, text=True
         )
-        time.sleep(1)
-        assert loading.poll() is None
+        wait_until_it_waits_for_a_lock(loading)
         loading.send_signal(signal.SIGINT)
         holder.terminate()
-        _, errors = loading.communicate(timeout=30)
+        _, errors = loading.communicate(timeout=120)
     finally:
         holder.kill()
         holder.communicate()

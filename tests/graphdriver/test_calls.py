@@ -102,7 +102,7 @@ class TestCreate:
             pass
         kit.driver.remove("gone")
         held.set()
-        thread.join(10)
+        thread.join(60)
         assert "gone" in str(failures[0])
         assert kit.service.calls[-1] == ("destroy", "one")
         assert not kit.driver.exists("one")
@@ -201,7 +201,7 @@ class TestMount:
         assert paths == []
         held.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert paths == [os.path.join(kit.path("top"), "view")] * 4
         assert [name for name in kit.names() if name == "prepare"] == ["prepare"]
 
@@ -221,7 +221,7 @@ class TestMount:
             thread.start()
         held.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert len(failures) == 2
         assert kit.names() == ["activate", "activate"]
 
@@ -233,12 +233,17 @@ class TestMount:
         threads = [threading.Thread(target=kit.driver.get, args=("top",)) for kit in kits]
         for thread in threads:
             thread.start()
+
+        def preparing() -> int:
+            return sum(any(call[0] == "prepare" for call in kit.service.calls) for kit in kits)
+
+        while not preparing():
+            pass
         threads[0].join(0.1)
-        preparing = [kit for kit in kits if any(call[0] == "prepare" for call in kit.service.calls)]
-        assert len(preparing) == 1
+        assert preparing() == 1
         held.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert all(kit.service.prepared == {"top"} for kit in kits)
 
     def test_failed_unmount_stays_counted(self, kit: Kit) -> None:

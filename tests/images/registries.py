@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import http.server
 import json
+import random
 import socket
 import socketserver
 import subprocess
@@ -23,11 +24,18 @@ USER, PASSWORD = "reader", "correct horse"
 
 
 def free_port() -> int:
-    """A TCP port that is free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port that is free just now, and that no connection will be given until it is used.
+
+    The kernel's own choice could be another's connection a moment later; below 32768 it gives none away.
+    """
+    while True:
+        port = random.SystemRandom().randrange(16_384, 32_768)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @contextlib.contextmanager
@@ -73,13 +81,14 @@ def docker_registry(
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         log.close()
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until the server answers."""
-    for _ in range(200):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         if process.poll() is not None:
             missing(f"docker-registry does not start: exit code {process.returncode}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

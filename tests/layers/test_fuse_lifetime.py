@@ -34,7 +34,7 @@ def kill(drive: Drive) -> None:
     """End the process that serves the drive, as badly as can be."""
     assert drive.record is not None
     os.kill(drive.pid, signal.SIGKILL)
-    assert processes.wait_for_end(drive.pid, drive.record.details["start"], 10)
+    assert processes.wait_for_end(drive.pid, drive.record.details["start"], 60)
 
 
 class TestSize:
@@ -151,7 +151,9 @@ class TestCrashes:
         root = drive.mount()
         fd = os.open(root / "log", os.O_CREAT | os.O_WRONLY)
         os.write(fd, b"written")
-        time.sleep(0.5)
+        deadline = time.monotonic() + 60
+        while drive.changes()["log"].size != len(b"written") and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert content(drive.changes()["log"]) == b"written"
         os.close(fd)
 
@@ -215,7 +217,7 @@ class TestCrashes:
         record = drive.record
         assert record is not None
         os.kill(drive.pid, signal.SIGTERM)
-        assert processes.wait_for_end(drive.pid, record.details["start"], 10)
+        assert processes.wait_for_end(drive.pid, record.details["start"], 60)
         assert mountinfo.mounts_at(str(root)) == []
         assert (drive.mount() / "made").read_bytes() == b"made"
 
@@ -266,7 +268,7 @@ class TestUnmounting:
         subprocess.run(command, input=json.dumps(order).encode(), stdout=writer, check=True)
         os.close(writer)
         drive.mounter.recover(MountAttempt("fuse", str(drive.root), "", str(drive.state)))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while mountinfo.mounts_at(str(drive.root)) and time.monotonic() < deadline:
             time.sleep(0.01)
         drive.mount()

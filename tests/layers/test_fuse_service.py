@@ -191,7 +191,7 @@ def test_crash_is_found_and_mended(image: tuple[Path, list[str]]) -> None:
     assert use.mount is not None
     details = use.mount.details
     os.kill(int(details["pid"]), signal.SIGKILL)
-    assert processes.wait_for_end(int(details["pid"]), details["start"], 10)
+    assert processes.wait_for_end(int(details["pid"]), details["start"], 60)
     other = PortableLayerService(DriverInfo(str(home)), mount="fuse")
     assert other.mounts.stale("crashed") is not None
     assert not other.is_prepared("crashed")
