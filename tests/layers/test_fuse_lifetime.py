@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def kill(drive: Drive) -> None:
     assert drive.record is not None
     os.kill(drive.pid, signal.SIGKILL)
     assert processes.wait_for_end(drive.pid, drive.record.details["start"], 60)
+
+
+def state_of(pid: int) -> str:
+    """Whether the process runs (R), sleeps (S), is stopped (T), ...: ``proc(5)``."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 class TestSize:
@@ -89,6 +95,30 @@ class TestSize:
                 failure = error.errno or -1
         assert failure == errno.ENOSPC
         assert 0 < made < 200
+
+    def test_what_was_deleted_is_free_for_what_is_written_next(self, drive: Drive) -> None:
+        """Also where the server learns of the write first: the kernel tells late that it forgot a file."""
+        root = drive.mount(size=1 << 20)
+        with (root / "next").open("wb", buffering=0) as file:
+            file.write(bytes(4096))  # the kernel's questions ahead of a file's first write are answered now
+            with (root / "big").open("wb", buffering=0) as big, pytest.raises(OSError, match="No space left"):
+                while True:
+                    big.write(bytes(4096))
+            held = os.open(root / "big", os.O_PATH)  # ends without a word to the server
+            (root / "big").unlink()
+            written: list[int | None] = []
+            writer = threading.Thread(target=lambda: written.append(file.write(bytes(65_536))))
+            os.kill(drive.pid, signal.SIGSTOP)
+            try:
+                while state_of(drive.pid) != "T":
+                    pass
+                os.close(held)
+                writer.start()
+                writer.join(0.5)
+            finally:
+                os.kill(drive.pid, signal.SIGCONT)
+            writer.join(60)
+        assert written == [65_536]
 
     def test_counts_the_same_after_a_remount(self, drive: Drive) -> None:
         root = drive.mount(size=1 << 20)

@@ -37,6 +37,7 @@ from winlayers.layers.portable.mounts.fusefs.protocol import Init, Op
 from winlayers.layers.portable.mounts.fusefs.rangerequests import RangeRequests
 from winlayers.layers.portable.mounts.fusefs.record import Kind
 from winlayers.layers.portable.mounts.fusefs.replies import FOREVER, dirent, errno_of, sized, statx
+from winlayers.layers.portable.mounts.fusefs.space import NoRoomError
 from winlayers.layers.portable.mounts.fusefs.syncing import sync
 from winlayers.layers.portable.mounts.fusefs.tree import Entry, Found, Tree, error
 from winlayers.layers.portable.view import Extent, Source
@@ -45,6 +46,8 @@ from winlayers.win32.names import MAX_HOST_BYTES, encode_wtf8, host_safe
 MAX_WRITE = 1 << 20
 _BUFFER = MAX_WRITE + (1 << 16)
 _IDLE = 0.1
+_REQUESTS_BETWEEN = 64
+"""Requests, at most, before one that there was no room for is tried again; of them many can forget files."""
 _CACHED_EXTENTS = 8192
 _WORKERS = 4
 
@@ -94,6 +97,8 @@ class Server:
         self._extents: dict[int, Extent] = {}
         self._unique = 0
         self._minor = 0
+        self._refused: list[bytes] = []
+        self._patience = 0
         self._nowait = getattr(os, "RWF_NOWAIT", 0)
         self._handlers = self._reading_handlers()
         if operations is not None:
@@ -155,6 +160,9 @@ class Server:
         greeted = False
         try:
             while True:
+                if self._refused and (self._patience == 0 or not poll.poll(0)):
+                    self._try_again()
+                self._patience = max(0, self._patience - 1)
                 if self._changes is not None and self._changes.lazy and not poll.poll(_IDLE * 1000):
                     self._note()
                 try:
@@ -173,6 +181,17 @@ class Server:
         finally:
             self._pool.shutdown()
 
+    def _try_again(self) -> None:
+        """Answer the requests that there was no room for, now that all that was waiting is answered.
+
+        The kernel tells after others that it has forgotten a file, which is when a deleted one's space is
+        free; whoever deletes a file and then writes another counts on it.
+        """
+        refused, self._refused = self._refused, []
+        for request in refused:
+            with self._lock:
+                self._answer(memoryview(request), again=True)
+
     def _note(self) -> None:
         if self._changes is not None:
             with self._lock:
@@ -182,7 +201,7 @@ class Server:
                 except sqlite3.Error:
                     pass  # it stays noted; who syncs or closes will be told
 
-    def _answer(self, request: memoryview) -> None:
+    def _answer(self, request: memoryview, *, again: bool = False) -> None:
         _, opcode, unique, node_id, *_ = protocol.IN_HEADER.unpack_from(request)
         self._unique = unique
         handler = self._handlers.get(opcode)
@@ -194,6 +213,10 @@ class Server:
             if opcode in _CHANGING and self._changes is not None:
                 self._changes.record.commit()
         except (OSError, WinlayersError, sqlite3.Error, MemoryError, struct.error) as failure:
+            if isinstance(failure, NoRoomError) and not again:
+                self._refused.append(bytes(request))
+                self._patience = _REQUESTS_BETWEEN
+                return
             if opcode not in _SILENT:
                 self.fail(unique, failure)
             return

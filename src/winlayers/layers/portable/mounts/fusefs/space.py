@@ -17,6 +17,13 @@ _CLUSTER = 4096
 _HOST_RESERVE = 1 << 20
 
 
+class NoRoomError(OSError):
+    """ENOSPC: more is to be kept than fits."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def data_cost(size: int) -> int:
     """What *size* bytes of data count for: whole clusters, as on NTFS."""
     return (size + _CLUSTER - 1) // _CLUSTER * _CLUSTER
@@ -41,7 +48,7 @@ class Space:
         """Count *more* bytes (fewer, if negative).
 
         Raises:
-            OSError: ENOSPC: they would not fit, or the host's file system is full.
+            NoRoomError: they would not fit, or the host's file system is full.
         """
         self.require(more)
         self.used = max(0, self.used + more)
@@ -50,13 +57,13 @@ class Space:
         """See to it that *more* bytes would fit.
 
         Raises:
-            OSError: ENOSPC: they would not, or the host's file system is full.
+            NoRoomError: they would not, or the host's file system is full.
         """
         if more > 0:
             if self.limit is not None and self.used + more > self.limit:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise NoRoomError
             if self._host_free() < more + _HOST_RESERVE:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise NoRoomError
 
     def _host_free(self) -> int:
         about = os.statvfs(self._folder)
