@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import mmap
 import os
+import random
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +30,7 @@ __all__ = ["drive"]
 pytestmark = pytest.mark.root
 
 PUNCH = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
+MODES = {"punch": PUNCH, "zero": FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE, "reserve": FALLOC_KEEP_SIZE}
 COLLAPSE, INSERT = 0x8, 0x20
 KERNEL = "Windows/System32/kernel.dll"
 
@@ -62,6 +65,34 @@ def layout(fd: int) -> list[tuple[int, int]]:
             hole = os.lseek(fd, offset, os.SEEK_HOLE)
             found.append((offset, hole))
     return found
+
+
+def change_at_random(path: Path, seed: int) -> None:
+    """Write to a file through a mapping and calls, and punch holes; it is always what it should be."""
+    chosen = random.Random(seed)
+    size = 1 << 20
+    expected = bytearray(size)
+    with Opened(path) as fd:
+        os.ftruncate(fd, size)
+        with mmap.mmap(fd, size) as mapped:
+            for _ in range(60):
+                start, count = chosen.randrange(size - 200_000), chosen.randrange(1, 200_000)
+                kind = chosen.choice(["map", "write", "punch", "zero", "reserve"])
+                new = b"" if kind == "reserve" else bytes(count)
+                if kind == "map":
+                    new = b"m" * 10
+                    mapped[start : start + 10] = new
+                elif kind == "write":
+                    new = b"w" * count
+                    os.pwrite(fd, new, start)
+                else:
+                    allocate(fd, MODES[kind], start, count)
+                expected[start : start + len(new)] = new
+                copied = bytearray(size)
+                for begin, end in layout(fd):
+                    copied[begin:end] = os.pread(fd, end - begin, begin)
+                assert copied == expected
+            assert mapped[:] == expected
 
 
 def used(root: Path) -> int:
@@ -117,6 +148,11 @@ class TestHoles:
                 mapped[0] = 3  # the kernel let go of the page, and takes it again
             assert os.pread(fd, 1, 0) == b"\3"
             assert os.lseek(fd, 0, os.SEEK_DATA) == 0
+
+    def test_mappings_writes_and_holes_agree(self, drive: Drive) -> None:
+        root = drive.mount()
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda seed: change_at_random(root / f"file {seed}", seed), range(6)))
 
     def test_copied_as_it_is(self, drive: Drive, tmp_path: Path) -> None:
         root = drive.mount()

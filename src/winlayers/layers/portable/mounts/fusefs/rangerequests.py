@@ -23,6 +23,7 @@ from winlayers.layers.portable.mounts.fusefs.operations import Operations
 from winlayers.layers.portable.mounts.fusefs.tree import Tree
 from winlayers.layers.portable.view import Source
 
+_WORKERS = 4
 _BETWEEN_STEPS = 0.0001
 _MOST_TO_COPY = 1 << 20
 
@@ -50,7 +51,6 @@ class RangeRequests:
         tree: Tree,
         operations: Operations | None,
         lock: threading.Lock,
-        pool: concurrent.futures.Executor,
         channel: Channel,
     ) -> None:
         """Prepare to answer.
@@ -62,8 +62,13 @@ class RangeRequests:
         self._tree = tree
         self._operations = operations
         self._lock = lock
-        self._pool = pool
+        # Threads of their own: the kernel, told to let go of pages, waits for reads of them to be answered.
+        self._pool = concurrent.futures.ThreadPoolExecutor(_WORKERS, "winlayers-fuse-ranges")
         self._channel = channel
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._pool.shutdown()
 
     def seek(self, unique: int, node_id: int, body: memoryview) -> bytes | None:
         """LSEEK: where there is data, or a hole.  What needs no second look is answered at once."""

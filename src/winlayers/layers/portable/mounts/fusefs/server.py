@@ -93,7 +93,7 @@ class Server:
         self._attributes = Attributes(tree, operations)
         self._lock = threading.Lock()
         self._pool = concurrent.futures.ThreadPoolExecutor(_WORKERS, "winlayers-fuse")
-        self._ranges = RangeRequests(tree, operations, self._lock, self._pool, self)
+        self._ranges = RangeRequests(tree, operations, self._lock, self)
         self._extents: dict[int, Extent] = {}
         self._unique = 0
         self._minor = 0
@@ -179,6 +179,7 @@ class Server:
                     greeted = True
                     ready()
         finally:
+            self._ranges.close()
             self._pool.shutdown()
 
     def _try_again(self) -> None:
