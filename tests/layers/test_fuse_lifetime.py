@@ -43,6 +43,13 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def fill(path: Path) -> None:
+    """Write to the file for as long as there is room."""
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
 class TestSize:
     def test_is_shown_and_enforced(self, drive: Drive) -> None:
         size = 4 << 20
@@ -101,9 +108,8 @@ class TestSize:
         root = drive.mount(size=1 << 20)
         with (root / "next").open("wb", buffering=0) as file:
             file.write(bytes(4096))  # the kernel's questions ahead of a file's first write are answered now
-            with (root / "big").open("wb", buffering=0) as big, pytest.raises(OSError, match="No space left"):
-                while True:
-                    big.write(bytes(4096))
+            with pytest.raises(OSError, match="No space left"):
+                fill(root / "big")
             held = os.open(root / "big", os.O_PATH)  # ends without a word to the server
             (root / "big").unlink()
             written: list[int | None] = []

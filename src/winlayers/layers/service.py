@@ -263,7 +263,7 @@ class LayerService(abc.ABC):
         """Whether the layer is there, wholly (LayerExists)."""
 
     def is_there(self, layer_id: str) -> bool:
-        """As :meth:`exists`, but a service whose answer would be a call to the host may look at the folder."""
+        """As :meth:`exists`, but a service that would have to ask the host may look at the folder."""
         return self.exists(layer_id)
 
     @abc.abstractmethod
