@@ -15,10 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support import missing, require_tool
+
+if TYPE_CHECKING:
+    import pytest
 
 USER, PASSWORD = "reader", "correct horse"
 
@@ -244,3 +247,11 @@ def answer(exchange: Exchange, status: int, body: bytes = b"", **headers: str) -
 def query_of(exchange: Exchange) -> dict[str, list[str]]:
     """The query of a request."""
     return parse_qs(urlsplit(exchange.path).query)
+
+
+def forget_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let credentials and certificates be looked for in *folder*, not in the machine's own places."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder / "docker"))
+    monkeypatch.setenv("WINLAYERS_CERTS_D", str(folder / "certs.d"))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

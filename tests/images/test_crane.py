@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.images.editing import data, part, run_of, shown
-from tests.images.registries import docker_registry
+from tests.images.registries import docker_registry, forget_configuration
 from tests.images.support import Layout, read_json, sample_layout, tree_digest
 from tests.support import optional_tool
 from winlayers.errors import PlatformError
@@ -44,10 +44,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration of the machine's own."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("WINLAYERS_CERTS_D", str(tmp_path / "certs.d"))
-    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    forget_configuration(tmp_path, monkeypatch)
 
 
 def crane(*arguments: str | Path) -> str:
@@ -188,19 +185,24 @@ def test_mutate_changes_what_config_here_changes(
     assert store.pull(f"{registry}/mutate/app:3").config.platform == Platform(os_version="10.0.26100.1")
 
 
+def rebased_by_crane(store: Store, repository: str) -> Image:
+    """What crane makes of ``app:1``, taken from ``base:1`` to ``base:2``."""
+    for name in ("app:1", "base:1", "base:2"):
+        pushed(store, name, f"{repository}/{name}")
+    crane(
+        *("rebase", f"{repository}/app:1", "--old_base", f"{repository}/base:1"),
+        *("--new_base", f"{repository}/base:2", "-t", f"{repository}/theirs:1"),
+    )
+    return store.pull(f"{repository}/theirs:1")
+
+
 class TestRebase:
     def test_both_make_the_same_of_an_application(
         self, store: Store, app: Image, bases: tuple[Image, Image], registry: str
     ) -> None:
         """But for the configuration, of which crane keeps all that the application had."""
         repository = f"{registry}/rebase/both"
-        for name in ("app:1", "base:1", "base:2"):
-            pushed(store, name, f"{repository}/{name}")
-        crane(
-            *("rebase", f"{repository}/app:1", "--old_base", f"{repository}/base:1"),
-            *("--new_base", f"{repository}/base:2", "-t", f"{repository}/theirs:1"),
-        )
-        theirs = store.pull(f"{repository}/theirs:1")
+        theirs = rebased_by_crane(store, repository)
         ours = store.rebase("app:1", "base:2", "ours:1", old_base="base:1")
         assert ours.manifest.layers == theirs.manifest.layers
         assert ours.config.diff_ids == theirs.config.diff_ids
@@ -218,13 +220,7 @@ class TestRebase:
         self, store: Store, app: Image, bases: tuple[Image, Image], registry: str
     ) -> None:
         repository = f"{registry}/rebase/layer"
-        for name in ("app:1", "base:1", "base:2"):
-            pushed(store, name, f"{repository}/{name}")
-        crane(
-            *("rebase", f"{repository}/app:1", "--old_base", f"{repository}/base:1"),
-            *("--new_base", f"{repository}/base:2", "-t", f"{repository}/theirs:1"),
-        )
-        theirs = store.pull(f"{repository}/theirs:1")
+        theirs = rebased_by_crane(store, repository)
         ours = store.rebase("app:1", "base:2", "ours:1", old_base=app.config.diff_ids[1])
         assert ours.config.diff_ids == theirs.config.diff_ids
         assert run_of(ours) == run_of(theirs)

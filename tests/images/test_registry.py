@@ -20,6 +20,7 @@ from tests.images.registries import (
     answer,
     docker_config,
     docker_registry,
+    forget_configuration,
     make_certificate,
     make_htpasswd,
     proxied,
@@ -54,10 +55,7 @@ def proxy(registry: str) -> Iterator[Proxy]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No configuration of the machine's own."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("WINLAYERS_CERTS_D", str(tmp_path / "certs.d"))
-    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    forget_configuration(tmp_path, monkeypatch)
     (tmp_path / "docker").mkdir()
     return tmp_path
 

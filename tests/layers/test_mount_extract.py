@@ -14,10 +14,12 @@ import pytest
 
 from tests.layers.mountviews import assert_mounted, odd_view
 from tests.support import require, require_root
+from winlayers import durable
 from winlayers.errors import LayerCorruptError, UnsupportedError
 from winlayers.layers.portable import xattrs
 from winlayers.layers.portable.mounts.contract import MountRequest
 from winlayers.layers.portable.mounts.extract import ExtractMounter
+from winlayers.layers.portable.mounts.extractor import can_clone
 from winlayers.layers.portable.view import View
 
 _USER = 65534
@@ -34,6 +36,23 @@ def user_folder() -> Iterator[Path]:
 def view(tmp_path: Path) -> Iterator[View]:
     with odd_view(tmp_path / "home") as view:
         yield view
+
+
+def test_a_try_at_cloning_is_nobody_s_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / "below", tmp_path / "scratch"]
+    seen: list[Path] = []
+
+    def clone(*_: object) -> None:
+        for folder in folders:
+            seen.extend(folder.iterdir())
+            assert durable.sweep(str(folder)) == []
+
+    monkeypatch.setattr("winlayers.layers.portable.mounts.extractor.fcntl.ioctl", clone)
+    for folder in folders:
+        folder.mkdir()
+    assert can_clone(*map(str, folders))
+    assert len(seen) == len(folders)
+    assert not any(path.exists() for path in seen)
 
 
 def test_a_writable_tree_shows_all_that_the_view_holds(tmp_path: Path, view: View) -> None:

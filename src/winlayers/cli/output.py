@@ -34,11 +34,8 @@ def naming(path: str) -> Iterator[None]:
 
 def echo(text: str = "") -> None:
     """Print a line to standard output."""
-    try:
+    with naming(STANDARD_OUTPUT):
         click.echo(text)
-    except OSError as error:
-        error.filename = STANDARD_OUTPUT
-        raise
 
 
 def write_out(data: bytes) -> None:

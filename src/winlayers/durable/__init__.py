@@ -28,6 +28,7 @@ __all__ = [
     "fsync_dir",
     "fsync_file",
     "fsync_tree",
+    "hidden_file",
     "hidden_folder",
     "is_alive",
     "is_leftover",
@@ -84,6 +85,18 @@ def hidden_folder(folder: str, label: str = "") -> Iterator[str]:
     finally:
         remove_tree(path)
         held.close()
+
+
+@contextlib.contextmanager
+def hidden_file(folder: str) -> Iterator[IO[bytes]]:
+    """A fresh hidden binary file in *folder*, to write and read, which is gone when the block ends."""
+    fd, hidden = _new_file(folder, 0o600)
+    try:
+        with open(fd, "w+b") as file:
+            yield file
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(hidden)
 
 
 @contextlib.contextmanager

@@ -139,21 +139,51 @@ def parse_document(raw: bytes, media_type: str, what: str) -> Document:
     Raises:
         ImageError: it is malformed, of another type than said, or of a kind that is not read.
     """
-    fields, actual = _read(raw, media_type, what)
-    if actual in mediatypes.INDEXES:
-        manifests = tuple(Descriptor.from_fields(f) for f in fields.objects("manifests", required=True))
-        return Index(raw, actual, manifests)
-    return _manifest(raw, actual, fields, what)
+    fields, links = _read(raw, media_type, what)
+    if links.media_type in mediatypes.INDEXES:
+        return Index(raw, links.media_type, links.manifests)
+    return _manifest(raw, fields, links, what)
 
 
-def _read(raw: bytes, media_type: str, what: str) -> tuple[Fields, str]:
-    """A document's fields and its type."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Links:
+    """What a document of any kind names, an image's or not: what a copy of it takes along.
+
+    Attributes:
+        media_type: the document's.
+        manifests: further documents (of an index).
+        blobs: configuration and layers (of a manifest), in this order.
+    """
+
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+    blobs: tuple[Descriptor, ...]
+
+
+def parse_links(raw: bytes, media_type: str, what: str) -> Links:
+    """Read what a manifest or index names; also an artifact's: attestations lie beside images in indexes.
+
+    Arguments and errors are those of :func:`parse_document`.
+    """
+    return _read(raw, media_type, what)[1]
+
+
+def _read(raw: bytes, media_type: str, what: str) -> tuple[Fields, Links]:
+    """A document's fields, and what it names."""
     fields = Fields(parse_object(raw, what), what)
     if fields.value.get("schemaVersion") == 1 or mediatypes.is_schema_1(media_type):
         raise ImageError(f"{what} is in Docker's schema 1, which can't be verified", hint="push it anew")
     if fields.value.get("schemaVersion") != 2:
         raise ImageError(f"{what}: schemaVersion is not 2")
-    return fields, _media_type(fields, media_type, what)
+    actual = _media_type(fields, media_type, what)
+    if actual in mediatypes.INDEXES:
+        manifests = fields.objects("manifests", required=True)
+        return fields, Links(actual, tuple(map(Descriptor.from_fields, manifests)), ())
+    layers = fields.objects("layers", required=True)
+    if len(layers) > _MAX_LAYERS:
+        raise ImageError(f"{what} has {len(layers)} layers; at most {_MAX_LAYERS} are read")
+    blobs = (fields.child("config"), *layers)
+    return fields, Links(actual, (), tuple(map(Descriptor.from_fields, blobs)))
 
 
 def _media_type(fields: Fields, said: str, what: str) -> str:
@@ -178,56 +208,16 @@ def _media_type(fields: Fields, said: str, what: str) -> str:
     return chosen
 
 
-def _manifest(raw: bytes, media_type: str, fields: Fields, what: str) -> Manifest:
-    config = Descriptor.from_fields(fields.child("config"))
-    layers = tuple(Descriptor.from_fields(f) for f in fields.objects("layers", required=True))
+def _manifest(raw: bytes, fields: Fields, links: Links, what: str) -> Manifest:
+    config, *layers = links.blobs
     if config.media_type not in mediatypes.CONFIGS:
         raise ImageError(f"{what} is an artifact ({config.media_type}), not a container image")
     if not layers:
         raise ImageError(f"{what} has no layers")
-    if len(layers) > _MAX_LAYERS:
-        raise ImageError(f"{what} has {len(layers)} layers; at most {_MAX_LAYERS} are read")
     for index, layer in enumerate(layers):
         if layer.media_type not in mediatypes.LAYERS:
             raise ImageError(f"{what}: layer {index} is of type {layer.media_type!r}, which is no layer")
-    return Manifest(raw, media_type, config, layers, fields.text_map("annotations"))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Links:
-    """What a document of any kind names, an image's or not: what a copy of it takes along.
-
-    Attributes:
-        media_type: the document's.
-        manifests: further documents (of an index).
-        blobs: configuration and layers (of a manifest), in this order.
-    """
-
-    media_type: str
-    manifests: tuple[Descriptor, ...]
-    blobs: tuple[Descriptor, ...]
-
-
-def parse_links(raw: bytes, media_type: str, what: str) -> Links:
-    """Read what a manifest or index names; also an artifact's: attestations lie beside images in indexes.
-
-    Args:
-        raw: the bytes, whose digest the caller has checked.
-        media_type: what the descriptor or the server called it; "" where nothing did.
-        what: names it in errors.
-
-    Raises:
-        ImageError: it is malformed, of another type than said, or of a kind that is not read.
-    """
-    fields, actual = _read(raw, media_type, what)
-    if actual in mediatypes.INDEXES:
-        return Links(
-            actual, tuple(map(Descriptor.from_fields, fields.objects("manifests", required=True))), ()
-        )
-    layers = fields.objects("layers", required=True)
-    if len(layers) > _MAX_LAYERS:
-        raise ImageError(f"{what} has {len(layers)} layers; at most {_MAX_LAYERS} are read")
-    return Links(actual, (), tuple(map(Descriptor.from_fields, (fields.child("config"), *layers))))
+    return Manifest(raw, links.media_type, config, tuple(layers), fields.text_map("annotations"))
 
 
 def manifest_bytes(

@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from winlayers.errors import (
@@ -17,7 +16,6 @@ from winlayers.errors import (
     LayerNotFoundError,
     UnsupportedError,
 )
-from winlayers.images.cachefolder import CACHE
 from winlayers.images.config import ImageConfig
 from winlayers.images.documents import Descriptor, Manifest
 from winlayers.images.progress import QUIET, Progress
@@ -92,17 +90,12 @@ def _cache(
     store: Store | None, folder: str | os.PathLike[str] | None, stack: contextlib.ExitStack
 ) -> BlobCache:
     if folder is None and store is not None:
-        folder = cache_folder(store)
+        folder = store.cache.path
     if folder is None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="winlayers-"))
     from winlayers.inspection.blobcache import BlobCache
 
     return BlobCache(folder)
-
-
-def cache_folder(store: Store) -> Path:
-    """Where a store keeps what was learnt of blobs that are not imported."""
-    return store.root / CACHE
 
 
 def _from_blobs(

@@ -206,10 +206,8 @@ class _InsideFrame:
         self.proof: _Proof | None = None
         self._header = header
         self._state = FrameState() if header.window <= _MAX_WINDOW else None
-        self._recent: collections.deque[bytes] = (
-            collections.deque()
-        )  # a window of plain data, and a little more
-        self._recent_size = 0
+        self._recent: collections.deque[bytes] = collections.deque()
+        self._recent_size = 0  # a window of plain data, and a little more
         self._tries = self._misses = 0
 
     def note(self, block: _Block, plain: bytes) -> None:

@@ -106,10 +106,7 @@ class Checker:
 
     def _remove(self, path: str) -> Callable[[], str]:
         def remove() -> str:
-            if os.path.isdir(path) and not os.path.islink(path):
-                durable.remove_tree(path)
-            else:
-                os.unlink(path)
+            durable.remove_any(path)
             return "removed"
 
         return remove

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import sys
 from collections.abc import Iterator
 
 assert sys.platform != "win32"
 
+from winlayers import durable
 from winlayers.errors import LayerContentError
 from winlayers.layers.portable import xattrs
 from winlayers.layers.portable.erofs.tree import stream_sources
@@ -39,19 +39,13 @@ def can_clone(source: str, target: str) -> bool:
     """Whether files in the folder *source* can be cloned (share their blocks) into the folder *target*."""
     if sys.platform != "linux":
         return False
-    name = f".tmp-{os.getpid()}-{secrets.token_hex(6)}"
-    first, second = os.path.join(source, name), os.path.join(target, f"{name}.clone")
     try:
-        with open(first, "xb") as original, open(second, "xb") as clone:
+        with durable.hidden_file(source) as original, durable.hidden_file(target) as clone:
             original.write(bytes(4096))
             original.flush()
             fcntl.ioctl(clone.fileno(), _FICLONE, original.fileno())
     except OSError:
         return False
-    finally:
-        for path in (first, second):
-            if os.path.exists(path):
-                os.unlink(path)
     return True
 
 
