@@ -125,25 +125,22 @@ def rebuild_index(folder: str, layer: str, old: LayerRecord, keep: Callable[[Lay
     Raises:
         LayerCorruptError: the tar can't be read, or is not the one that the record tells of.
     """
-    hidden = durable.temporary_name(folder, "-index")
-    os.mkdir(hidden)
     try:
-        record = index_tar(folder, layer, hidden, old.tar_size)
-        if record.digest != old.digest:
-            raise LayerCorruptError(
-                f"the tar has changed: its digest is {record.digest}, not {old.digest}", layer=layer
-            )
-        keep(record)
-        for name in (folders.SIDE, folders.INDEX):
-            path = os.path.join(hidden, name)
-            if os.path.exists(path):
-                durable.fsync_file(path)
-                os.replace(path, os.path.join(folder, name))
-        durable.fsync_dir(folder)
+        with durable.hidden_folder(folder, "-index") as hidden:
+            record = index_tar(folder, layer, hidden, old.tar_size)
+            if record.digest != old.digest:
+                raise LayerCorruptError(
+                    f"the tar has changed: its digest is {record.digest}, not {old.digest}", layer=layer
+                )
+            keep(record)
+            for name in (folders.SIDE, folders.INDEX):
+                path = os.path.join(hidden, name)
+                if os.path.exists(path):
+                    durable.fsync_file(path)
+                    os.replace(path, os.path.join(folder, name))
+            durable.fsync_dir(folder)
     except (OSError, FormatError, LayerContentError, StoreError) as error:
         raise LayerCorruptError(f"the index can't be made again: {error}", layer=layer) from error
-    finally:
-        durable.remove_tree(hidden)
 
 
 def open_extent(folder: str, source: int, offset: int, size: int) -> BinaryIO:
