@@ -1,10 +1,13 @@
 """Many processes at work in the same layer stores: nothing but the documented errors, and whole stores.
 
-``WINLAYERS_STRESS_SECONDS`` says for how long (default 10); a full run takes 60.
+``WINLAYERS_STRESS_SECONDS`` says for how long (default 10); a full run takes 60.  With
+``WINLAYERS_STRESS_PAUSE`` calls that look at files or change them are put off at random by up to that many
+seconds (try 0.2): what can go wrong between two of them then does so within minutes, not months.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import itertools
@@ -40,7 +43,11 @@ from winlayers.testing.sample_image import write_sample_image
 from winlayers.testing.tars import BASE, DELTA
 
 SECONDS = float(os.environ.get("WINLAYERS_STRESS_SECONDS", "10"))
+PAUSE = float(os.environ.get("WINLAYERS_STRESS_PAUSE", "0"))
 PROCESSES = 8
+SLOT = 2.0
+"""Seconds."""
+FEW = 3
 KINDS = [mounter.kind for mounter in select.mounters()]
 
 pytestmark = [
@@ -75,6 +82,7 @@ def in_processes(work: Callable[[int], None]) -> list[str]:
             try:
                 os.close(reading)
                 random.seed(number)
+                put_off_calls(random.Random(number))
                 work(number)
                 status = 0
             except BaseException:
@@ -94,11 +102,47 @@ def in_processes(work: Callable[[int], None]) -> list[str]:
     return failures
 
 
-def until_time_is_up(steps: dict[Callable[[], object], tuple[type[Exception], ...]]) -> None:
-    """Do the steps at random; each may raise the errors that go with it."""
+def put_off_calls(chance: random.Random) -> None:
+    """From now on in this process: let some calls take longer, before or after they do their work."""
+    if not PAUSE or sys.platform == "win32":
+        return
+    import fcntl
+
+    def put_off(call: Callable[..., object]) -> Callable[..., object]:
+        def later(*args: object, **kwargs: object) -> object:
+            when = chance.randrange(300)
+            if when == 0:
+                time.sleep(PAUSE * chance.random() ** 3)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if when == 1:
+                    time.sleep(PAUSE * chance.random() ** 3)
+
+        return later
+
+    looks = ["stat", "lstat", "open", "listdir"]
+    changes = ["rename", "replace", "unlink", "mkdir", "rmdir", "fsync"]
+    for name in looks + changes:
+        setattr(os, name, put_off(getattr(os, name)))
+    builtins.open = put_off(builtins.open)  # type: ignore[assignment]
+    fcntl.flock = put_off(fcntl.flock)  # type: ignore[assignment]
+
+
+Steps = dict[Callable[[], object], tuple[type[Exception], ...]]
+"""What to do, and the errors that each may raise."""
+
+
+def until_time_is_up(makers: Steps, users: Steps) -> None:
+    """Do the steps at random.
+
+    For some seconds all processes do the same few: so they meet more often than if each did anything.  What
+    makes things is always among them, or there would soon be nothing to work on.
+    """
     deadline = time.monotonic() + SECONDS
     for _ in itertools.count():
-        step, errors = random.choice(list(steps.items()))
+        few = random.Random(time.monotonic() // SLOT).sample(list(users.items()), FEW)
+        step, errors = random.choice([*makers.items(), *few])
         with contextlib.suppress(*errors):
             step()
         if time.monotonic() > deadline:
@@ -166,17 +210,19 @@ class LayerWork:
         gone = LayerNotFoundError
         until_time_is_up(
             {
-                self.reopen: (),
                 self.import_base: (LayerExistsError,),
                 self.import_delta: (LayerExistsError, gone),
+                self.create_scratch: (LayerExistsError, gone),
+            },
+            {
+                self.reopen: (),
                 self.export: (gone,),
                 self.changes: (gone,),
-                self.create_scratch: (LayerExistsError, gone),
                 self.use_scratch: (gone, LayerInUseError, LayerNotMountedError, MountError),
                 self.commit: (gone, LayerInUseError),
                 self.check: (),
                 self.destroy: (LayerInUseError,),
-            }
+            },
         )
 
 
@@ -260,18 +306,20 @@ class ImageWork:
         busy = (ContainerError, LayerInUseError, LayerNotFoundError, LayerNotMountedError, MountError)
         until_time_is_up(
             {
-                self.reopen: (),
                 self.load: (),
+                self.shared_container: (*no_image, ContainerError),
+            },
+            {
+                self.reopen: (),
                 self.look: no_image,
                 self.list: (),
                 self.check: (),
-                self.shared_container: (*no_image, ContainerError),
                 self.use_shared: busy,
                 self.commit_own: no_image,
                 self.commit_shared: (*busy, ImageNotFoundError),
                 self.remove_shared: busy,
                 self.remove_image: (ImageNotFoundError, ImageInUseError),
-            }
+            },
         )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import require
 from winlayers import durable
+from winlayers.errors import LayerNotFoundError
 from winlayers.layers.portable.mounts import select
 from winlayers.layers.portable.service import PortableLayerService
+from winlayers.layers.portable.store import LayerStore
 from winlayers.layers.service import DriverInfo
 from winlayers.testing.tars import BASE, DELTA
 
@@ -102,3 +105,25 @@ def test_a_removal_under_way_is_no_leftover(service: PortableLayerService) -> No
     assert finding.path == "scratch-removing"
     assert [finding.mended for finding in service.check(repair=True)] == [True]
     assert list(service.check()) == []
+
+
+@pytest.mark.parametrize("looked", [LayerStore.record, os.path.exists], ids=["record", "marker"])
+def test_a_removal_that_ends_between_two_looks_is_seen(
+    service: PortableLayerService, monkeypatch: pytest.MonkeyPatch, looked: Callable[..., object]
+) -> None:
+    service.prepare_removal("scratch")
+    removing = LayerStore(service.info.home)
+
+    def look_and_remove(*args: object) -> object:
+        try:
+            return looked(*args)
+        finally:
+            if os.path.lexists(removing.folder("scratch")):
+                os.rename(removing.folder("scratch"), removing.folder("scratch-removing"))
+
+    if looked is os.path.exists:
+        monkeypatch.setattr(os.path, "exists", look_and_remove)
+    else:
+        monkeypatch.setattr(LayerStore, "record", look_and_remove)
+    with pytest.raises(LayerNotFoundError):
+        service.activate("scratch")

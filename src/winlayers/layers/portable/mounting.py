@@ -83,7 +83,6 @@ class Mounts:
     def activate(self, layer_id: str) -> None:
         """Mark the layer as in use."""
         with self._lock(layer_id):
-            self._store.record(layer_id)
             self._store.require_staying(layer_id)
             if self._use(layer_id) is None:
                 self._clear(layer_id)  # what a crash or reboot left

@@ -378,14 +378,19 @@ class LayerStore:
 
     def require_parent(self, layer_id: str) -> None:
         """Raise unless the layer can be a parent and is not about to be removed."""
-        if self.record(layer_id).kind != "layer":
+        if self.require_staying(layer_id).kind != "layer":
             raise LayerNotFoundError("a scratch layer can't be a parent", layer=layer_id)
-        self.require_staying(layer_id)
 
-    def require_staying(self, layer_id: str) -> None:
-        """Raise LayerNotFoundError if the layer is about to be removed."""
+    def require_staying(self, layer_id: str) -> LayerRecord:
+        """The record of a layer that is there and not about to be removed.
+
+        Raises:
+            LayerNotFoundError: it is not, or will not be for long.
+        """
         if os.path.exists(os.path.join(self.folder(layer_id), _REMOVING)):
             raise LayerNotFoundError("the layer is being removed", layer=layer_id)
+        # After the marker, which goes with the folder: a removal that took it away in between is seen here.
+        return self.record(layer_id)
 
     def forbid_children(self, layer_id: str) -> None:
         """See that the layer has no children and gets none from now on, since it will be removed.
