@@ -47,7 +47,7 @@ PAUSE = float(os.environ.get("WINLAYERS_STRESS_PAUSE", "0"))
 PROCESSES = 8
 SLOT = 2.0
 """Seconds."""
-FEW = 3
+FEW = 2
 KINDS = [mounter.kind for mounter in select.mounters()]
 
 pytestmark = [
