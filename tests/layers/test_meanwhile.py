@@ -15,7 +15,7 @@ from winlayers import durable
 from winlayers.errors import LayerNotFoundError
 from winlayers.layers.portable.mounts import select
 from winlayers.layers.portable.service import PortableLayerService
-from winlayers.layers.portable.store import LayerStore
+from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.service import DriverInfo
 from winlayers.testing.tars import BASE, DELTA
 
@@ -127,3 +127,21 @@ def test_a_removal_that_ends_between_two_looks_is_seen(
         monkeypatch.setattr(LayerStore, "record", look_and_remove)
     with pytest.raises(LayerNotFoundError):
         service.activate("scratch")
+
+
+def test_a_record_of_a_layer_that_is_removed_just_now_is_not_written(
+    service: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_and_remove(store: LayerStore, layer_id: str) -> LayerRecord:
+        found = record(store, layer_id)
+        if records:
+            os.rename(store.folder(layer_id), store.folder(f"{layer_id}-removing"))
+        records.append(found)
+        return found
+
+    record = LayerStore.record
+    records: list[LayerRecord] = []
+    monkeypatch.setattr(LayerStore, "record", record_and_remove)
+    with pytest.raises(LayerNotFoundError):
+        service.expand_scratch("scratch", 1 << 30)
+    assert [found.size for found in records] == [None, None]

@@ -243,8 +243,12 @@ class LayerStore:
         durable.write_json(os.path.join(folder, RECORD), {**value, _OWN_DIGEST: _digest_of(value)})
 
     def update_record(self, layer_id: str, **changes: object) -> LayerRecord:
-        """Change fields of the record, durably."""
-        with self.lock(), disk.writing():
+        """Change fields of the record, durably.
+
+        Raises:
+            LayerNotFoundError: there is no such layer (any more: the renaming of a removal takes no lock).
+        """
+        with self.lock(), self.staying(layer_id), disk.writing():
             record = dataclasses.replace(self.record(layer_id), **changes)  # type: ignore[arg-type]  # tested
             self.write_record(self.folder(layer_id), record)
         return record
