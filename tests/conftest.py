@@ -1,7 +1,7 @@
 """How hypothesis works here: a machine that is slow, or busy with other work, is no failure.
 
 Where nothing may be missing (``WINLAYERS_REQUIRE=all``, as in CI) the examples are the same in every run: a
-change is judged by what it does, not by luck.  Everywhere else they are new ones each time, which is the search.
+change is judged by what it does, not by luck.  Everywhere else they are new ones each time: the search.
 """
 
 from __future__ import annotations
