@@ -66,6 +66,17 @@ def require_vectors(kind: str) -> Path:
     return root
 
 
+def open_below(folder: Path) -> list[str]:
+    """What this process has open in *folder* (Linux); others' descriptors come and go meanwhile."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(os.readlink(descriptor))
+        except FileNotFoundError:  # the one that lists them
+            continue
+    return sorted(path for path in found if path == str(folder) or path.startswith(f"{folder}/"))
+
+
 def can_mount() -> bool:
     """Whether the portable service can mount layers here; always said where nothing may be missing."""
     if os.environ.get("WINLAYERS_REQUIRE") == "all":

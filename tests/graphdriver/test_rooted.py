@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import require
+from tests.support import open_below, require
 from winlayers.errors import InvalidNameError, LayerContentError, LayerNotFoundError
 from winlayers.layers.rooted import BCD_COPIES, Root
 from winlayers.layers.service import DriverInfo, LayerService
@@ -85,7 +85,6 @@ def test_root_does_not_hold_on_to_a_directory_that_was_replaced(tmp_path: Path) 
 
 def test_root_leaks_no_descriptors(tmp_path: Path) -> None:
     require(os.path.isdir("/proc/self/fd"), "no /proc to count descriptors in")
-    before = len(os.listdir("/proc/self/fd"))
     with Root(str(tmp_path)) as root:
         for number in range(20):
             root.make_parents(f"{number}/x/y")
@@ -96,4 +95,5 @@ def test_root_leaks_no_descriptors(tmp_path: Path) -> None:
                 root.open_file(f"{number}/x")
             with pytest.raises(LayerContentError):
                 root.lstat(f"{number}/x/y/z/a")
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert open_below(tmp_path)
+    assert open_below(tmp_path) == []

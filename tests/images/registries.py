@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import http.server
 import json
-import random
+import re
 import socket
 import socketserver
 import subprocess
@@ -26,21 +26,6 @@ if TYPE_CHECKING:
 USER, PASSWORD = "reader", "correct horse"
 
 
-def free_port() -> int:
-    """A TCP port that is free just now, and that no connection will be given until it is used.
-
-    The kernel's own choice could be another's connection a moment later; below 32768 it gives none away.
-    """
-    while True:
-        port = random.SystemRandom().randrange(16_384, 32_768)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
 @contextlib.contextmanager
 def docker_registry(
     folder: Path,
@@ -52,16 +37,15 @@ def docker_registry(
 ) -> Iterator[str]:
     """Run docker-registry with its data in *folder*; gives host and port."""
     program = require_tool("docker-registry")
-    port = free_port()
     lines = [
         "version: 0.1",
-        "log: {level: error}",
+        "log: {level: info, accesslog: {disabled: true}}",
         "storage:",
         f"  filesystem: {{rootdirectory: {folder}}}",
         "  delete: {enabled: true}",
         "validation: {manifests: {urls: {allow: ['.*']}}}",
         "http:",
-        f"  addr: 127.0.0.1:{port}",
+        "  addr: 127.0.0.1:0",  # no port that was free a moment ago may be another's by now
     ]
     if certificate is not None:
         lines.append(f"  tls: {{certificate: {certificate[0]}, key: {certificate[1]}}}")
@@ -77,27 +61,27 @@ def docker_registry(
     folder.mkdir(parents=True, exist_ok=True)
     config = folder.with_suffix(".yml")
     config.write_text("\n".join(lines))
-    log = folder.with_suffix(".log").open("wb")
-    process = subprocess.Popen([program, "serve", config], stdout=log, stderr=log)
+    log = folder.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen([program, "serve", config], stdout=output, stderr=output)
     try:
-        wait_for(port, process)
-        yield f"127.0.0.1:{port}"
+        yield address_of(process, log)
     finally:
         process.terminate()
         process.wait(60)
-        log.close()
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the server answers."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            missing(f"docker-registry does not start: exit code {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    missing("docker-registry does not answer")
+def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Host and port of the server, which it says in its log once it can be connected to."""
+    deadline = time.monotonic() + 120
+    while True:
+        ended = process.poll() is not None or time.monotonic() > deadline
+        said = log.read_text()
+        if found := re.search(r"listening on (127\.0\.0\.1:[0-9]+)\b", said):
+            return found[1]
+        if ended:
+            missing(f"docker-registry does not start: {said[-1000:]}")
+        time.sleep(0.02)
 
 
 def make_htpasswd(path: Path) -> Path:

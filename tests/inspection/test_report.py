@@ -255,6 +255,7 @@ def rendered(page: str, folder: Path, place: str = "") -> str:
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
+        "--disable-dev-shm-usage",  # it is small in many containers
         "--disable-quic",
         "--no-first-run",
         "--disable-background-networking",

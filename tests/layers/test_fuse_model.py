@@ -51,7 +51,7 @@ class FuseMachine(MountMachine):
         with open(os.path.join(self.service.layer_path("scratch"), "mount.json"), encoding="ascii") as file:
             details = json.load(file)["mount"]["details"]
         os.kill(int(details["pid"]), signal.SIGKILL)
-        assert wait_for_end(int(details["pid"]), details["start"], 10)
+        assert wait_for_end(int(details["pid"]), details["start"], 60)
         assert not self.service.is_prepared("scratch")
         self._mount()
 

@@ -211,7 +211,7 @@ def test_processes_are_told_apart() -> None:
     if not child:
         os._exit(0)
     began = processes.start_time(child) or ""
-    assert processes.wait_for_end(child, began, 10)  # also while nobody has collected it
+    assert processes.wait_for_end(child, began, 60)  # also while nobody has collected it
     os.waitpid(child, 0)
     assert processes.start_time(child) is None
 

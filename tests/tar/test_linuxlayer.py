@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import require, require_tool
+from tests.support import open_below, require, require_tool
 from winlayers.errors import (
     FormatError,
     InvalidNameError,
@@ -510,10 +510,9 @@ def test_a_socket_is_refused_and_descriptors_do_not_leak(tmp_path: Path) -> None
     (tmp_path / "d").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "d" / "s"))
-        before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(LayerContentError, match=r"d/s: .*socket"):
             layer_from_tree(str(tmp_path), io.BytesIO(), PLAIN)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_below(tmp_path) == []
 
 
 @pytest.mark.root
