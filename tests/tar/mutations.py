@@ -111,6 +111,10 @@ def seeds() -> list[bytes]:
         archives.append(buffer.getvalue())
     archives.append(old_gnu_sparse() + bytes(1024))
     archives += [member + raw_header(b"z", b"\0", 2) + padded(b"zz") + bytes(1024) for member in sparse_pax()]
+    whole = [("GNU.sparse.size", "5000"), ("GNU.sparse.numblocks", "1"), ("GNU.sparse.map", "512,512")]
+    archives.append(
+        pax_member(whole, raw_header(b"f", b"0", 512), b"s" * 512) + raw_header(b"z", b"0", 2) + padded(b"zz")
+    )
     v7 = raw_header(b"dir/", b"\0", 0, b"") + raw_header(b"file", b"\0", 600, b"") + padded(b"v" * 600)
     star = raw_header(
         b"star",

@@ -12,6 +12,7 @@ from tests.tar.go_oracle import ChunkedSource, our_read
 from tests.tar.mutations import old_gnu_sparse, padded, pax_member, raw_header, seeds, sparse_pax
 from winlayers.errors import TarError, TarTruncatedError
 from winlayers.tar import Format, TarHeader, TarReader, TarWriter
+from winlayers.tar.fields import format_pax_record, format_pax_time
 
 END = bytes(1024)
 MEMBER = raw_header(b"a", b"0", 3) + padded(b"abc")
@@ -270,6 +271,36 @@ def test_sparse_members() -> None:
     assert after == b"abc"
 
 
+@pytest.mark.parametrize("fragments", [(), ((0, 512),), ((512, 512), (4096, 1024))], ids=["0", "512", "1536"])
+@pytest.mark.parametrize("form", ["old", "0.1", "1.0"])
+def test_members_behind_sparse_ones_of_whole_blocks(
+    form: str, fragments: tuple[tuple[int, int], ...]
+) -> None:
+    """No padding lies between them, so nothing is passed over."""
+    size, count, stored = 5120, len(fragments), b"s" * sum(length for _, length in fragments)
+    if form == "old":
+        fields = b"".join(b"%011o\0%011o\0" % fragment for fragment in fragments).ljust(97, b"\0")
+        tail = bytes(386 - 265) + fields + b"%011o\0" % size
+        member = raw_header(b"f", b"S", len(stored), b"ustar  \0", tail) + stored
+    elif form == "0.1":
+        numbers = ",".join(f"{at},{length}" for at, length in fragments)
+        records = [("GNU.sparse.major", "0"), ("GNU.sparse.minor", "1"), ("GNU.sparse.size", f"{size}")]
+        records += [("GNU.sparse.numblocks", f"{count}"), ("GNU.sparse.map", numbers)]
+        member = pax_member(records, raw_header(b"f", b"0", len(stored)), stored)
+    else:
+        lines = f"{count}\n" + "".join(f"{at}\n{length}\n" for at, length in fragments)
+        content = padded(lines.encode()) + stored
+        records = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", f"{size}")]
+        member = pax_member(records, raw_header(b"f", b"0", len(content)), content)
+    found = read_all(member + MEMBER + END)
+    assert [(header.size, len(data)) for header, data in found] == [(size, size), (3, 3)]
+    assert (found[0][1].count(b"s"), found[1][1]) == (len(stored), b"abc")
+    reader = TarReader(io.BytesIO(member + MEMBER + END))
+    runs = {header.name: [(at, bytes(data)) for at, data in reader.runs()] for header in reader}
+    assert runs["a"] == [(0, b"abc")]
+    assert b"".join(data for _, data in runs["f"]) == stored
+
+
 @pytest.mark.parametrize("stored", [20, 40], ids=["too little", "too much"])
 def test_sparse_data_must_fit(stored: int) -> None:
     records = [
@@ -284,6 +315,27 @@ def test_sparse_data_must_fit(stored: int) -> None:
         reader.read()
     skipped = TarReader(io.BytesIO(stream))
     assert [header.size for header in skipped] == [1000]
+
+
+def test_a_time_below_64_bits_is_kept() -> None:
+    """Go wraps it around, to the year 292,277,026,596."""
+    text = f"{-(1 << 63)}.5"
+    ((header, _),) = read_all(pax_member([("mtime", text)], MEMBER[:512], b"abc") + END)
+    assert header.mtime == (-(1 << 63) - 1, 500_000_000)
+    assert format_pax_time(header.mtime) == text
+
+
+def test_a_global_header_with_a_malformed_number() -> None:
+    """Go gives its path or not, in the order of a map: here it is the path all the same."""
+    for records in (
+        [("path", "p"), ("size", "x")],
+        [("size", "x"), ("path", "p")],
+        [("path", "p"), ("mtime", "x")],
+        [("path", "p")],
+    ):
+        data = b"".join(format_pax_record(*record) for record in records)
+        ((header, _),) = read_all(raw_header(b"g", b"g", len(data)) + padded(data) + END)
+        assert (header.name, header.pax) == ("p", dict(records) if len(records) == 1 else {})
 
 
 def test_huge_holes_cost_nothing_to_pass_over() -> None:

@@ -260,7 +260,6 @@ class TarReader:
         """Pass over what is left of the current member; false where the stream ends in its padding."""
         remaining, total = self._remaining, self._remaining + self._padding
         self._remaining = self._padding = 0
-        self._sparse = None
         if not total:
             return True
         skipped = self._skip(total)
@@ -295,12 +294,12 @@ class TarReader:
         long_name = long_link = ""
         formats = _ANY
         start = -1
+        self._sparse = None
         while True:
             total = self._remaining + self._padding
             if total and self._length - self._position >= total:
                 self._position += total
                 self._remaining = self._padding = 0
-                self._sparse = None
             elif total and not self._finish_member():
                 return None
             block = self._take_header_block()
@@ -353,17 +352,17 @@ class TarReader:
     def _global_header(self, header: TarHeader, formats: int, offset: int) -> TarHeader:
         """A global PAX header as a member: name and records are all that it has."""
         size = self._remaining
-        found = TarHeader(header.name, PAX_GLOBAL, format=_FORMATS[formats], header_offset=offset)
         records = parse_pax_records(self._take_special())
+        name = records.get("path") or header.name
         try:
-            _merge_pax(found, records)
+            _merge_pax(TarHeader(), records)
         except TarError:
             records = {}  # so does Go: a bad value costs the records, not the stream
         position = self._base + self._position
         return TarHeader(
-            found.name,
+            name,
             PAX_GLOBAL,
-            format=found.format,
+            format=_FORMATS[formats],
             pax=records,
             header_offset=offset,
             data_offset=position - size,
