@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.layers.mountviews import ViewBuilder, assert_mounted, names_that_leav
 from tests.support import require, require_root
 from winlayers.errors import LayerCorruptError, MountError, UnsupportedError
 from winlayers.layers.portable import xattrs
-from winlayers.layers.portable.mounts import erofs, mountinfo, scratch, syscalls
+from winlayers.layers.portable.mounts import anchored, erofs, loop, mountinfo, overlay, scratch, syscalls
 from winlayers.layers.portable.mounts.contract import MountRecord, MountRequest
 from winlayers.layers.portable.mounts.erofs import ErofsMounter
 from winlayers.layers.portable.view import Source, View
@@ -337,6 +338,87 @@ def test_a_size_is_enforced_and_can_grow(mounted: Mounted, view: View) -> None:
     mounted.unmount(record)
     mounted.mount(view, writable=True)
     assert Path(target, "more").stat().st_size == 20 << 20
+
+
+@pytest.fixture
+def bounded(mounted: Mounted, view: View) -> str:
+    """The folder of a scratch layer of 16 MiB that is not mounted and holds the file ``kept``."""
+    why = scratch.cannot_enforce()
+    require(why is None, str(why))
+    target, record = mounted.mount(view, writable=True, size=16 << 20)
+    Path(target, "kept").write_bytes(b"kept")
+    mounted.unmount(record)
+    return str(mounted.folder / "state")
+
+
+def test_who_ends_reading_takes_nothing_from_others(
+    bounded: str, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ErofsMounter().changes(view, bounded)
+    assert next(first).path == "kept"
+    anchor = anchored.Anchor
+
+    def end_first(path: str) -> anchored.Anchor:
+        first.close()  # type: ignore[attr-defined]  # a generator
+        return anchor(path)
+
+    monkeypatch.setattr(anchored, "Anchor", end_first)
+    assert [entry.path for entry in ErofsMounter().changes(view, bounded)] == ["kept"]
+
+
+def test_changes_go_where_they_belong_when_a_reader_ends_meanwhile(
+    mounted: Mounted, bounded: str, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ErofsMounter().changes(view, bounded)
+    assert next(reader).path == "kept"
+    prepare = overlay.prepare_upper
+
+    def end_reader(upper: str, view: View) -> None:
+        reader.close()  # type: ignore[attr-defined]  # a generator
+        prepare(upper, view)
+
+    monkeypatch.setattr(erofs, "prepare_upper", end_reader)
+    target, _ = mounted.mount(view, writable=True)
+    assert Path(target, "kept").read_bytes() == b"kept"
+
+
+def test_a_file_never_has_two_loop_devices(bounded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = os.path.join(bounded, scratch.IMAGE)
+    found: list[tuple[str, int]] = []
+    other = threading.Thread(target=lambda: found.append(loop.attach(image, read_only=False, unique=True)))
+    find = loop.find
+
+    def begin_other(path: str) -> str | None:
+        device = find(path)
+        if threading.current_thread() is not other and other.ident is None:
+            other.start()
+            other.join(0.5)  # it has to wait, or is done
+        return device
+
+    monkeypatch.setattr(loop, "find", begin_other)
+    found.append(loop.attach(image, read_only=False, unique=True))
+    other.join(60)
+    try:
+        assert len({device for device, _ in found}) == 1
+    finally:
+        for _, fd in found:
+            os.close(fd)
+
+
+def test_a_loop_device_that_went_over_to_another_file_is_not_taken(
+    bounded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").write_bytes(bytes(1 << 20))
+    taken, other = loop.attach(str(tmp_path / "other"))
+    find, answers = loop.find, [taken]
+    monkeypatch.setattr(loop, "find", lambda path: answers.pop() if answers else find(path))
+    device, fd = loop.attach(os.path.join(bounded, scratch.IMAGE), read_only=False, unique=True)
+    try:
+        assert device != taken
+        assert find(os.path.join(bounded, scratch.IMAGE)) == device
+    finally:
+        os.close(fd)
+        os.close(other)
 
 
 def test_a_size_that_bounds_nothing_takes_no_file_system(mounted: Mounted, view: View) -> None:

@@ -127,7 +127,7 @@ class ErofsMounter(Mounter):
     def _mount_overlay(request: MountRequest, state_dir: str) -> int:
         """Put overlayfs in the place of the image at the target; the mount's id."""
         size = request.size if scratch.is_bound(request.size, state_dir) else None
-        with scratch.scratch_folder(state_dir, size, keep=True) as folder, contextlib.ExitStack() as stack:
+        with scratch.scratch_folder(state_dir, size) as folder, contextlib.ExitStack() as stack:
             upper = os.path.join(folder, scratch.UPPER)
             prepare_upper(upper, request.view)
             os.makedirs(os.path.join(folder, scratch.WORK), exist_ok=True)
@@ -187,7 +187,7 @@ class ErofsMounter(Mounter):
 
     def changes(self, view: View, state_dir: str) -> Iterator[UpperEntry]:
         """What the scratch layer changes; it may be mounted meanwhile."""
-        with scratch.scratch_folder(state_dir) as folder:
+        with scratch.readable_folder(state_dir) as folder:
             yield from overlay_changes(view, os.path.join(folder, scratch.UPPER))
 
 

@@ -6,10 +6,12 @@ Source: Linux ``include/uapi/linux/loop.h``; LOOP_CONFIGURE is of 5.8.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
 import sys
+from collections.abc import Iterator
 
 assert sys.platform != "win32"
 
@@ -44,7 +46,7 @@ def attach(path: str, *, read_only: bool = True, unique: bool = False) -> tuple[
     Args:
         read_only: nothing is to be written through it.
         unique: take the device that is there already, if any: two over one file would not see each other's
-            writes.
+            writes.  Waits while another process attaches the file so, or holds it `alone`.
 
     Returns:
         The device's path and an open descriptor of it.  It is free again when that is closed and nothing
@@ -58,28 +60,64 @@ def attach(path: str, *, read_only: bool = True, unique: bool = False) -> tuple[
     except OSError as error:
         raise MountError(f"can't be opened for a loop device: {error.strerror}", path=path) from error
     try:
-        if unique:
-            device = find(path)
-            if device is not None:
-                return device, os.open(device, os.O_CLOEXEC | os.O_RDWR)
-        return _attach(backing, path, read_only)
+        if not unique:
+            return _attach(backing, path, read_only)
+        with alone(path):
+            return _open_found(path) or _attach(backing, path, read_only)
     except OSError as error:
         raise MountError(f"no loop device can be had: {error.strerror}", path=path) from error
     finally:
         os.close(backing)
 
 
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[None]:
+    """See that nobody attaches the file *path* uniquely while the block runs.
+
+    Raises:
+        OSError: the file can't be opened.
+    """
+    fd = os.open(path, os.O_CLOEXEC | os.O_RDONLY)  # another than the device gets, which would keep the lock
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def find(path: str) -> str | None:
-    """The loop device that is over the file *path*."""
+    """The loop device that is over the file *path*; it may be free again at once, unless it is in use."""
     real = os.path.realpath(path)
     for name in os.listdir("/sys/block"):
-        if name.startswith("loop"):
-            try:
-                with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as file:
-                    if file.read().rstrip("\n") == real:
-                        return f"/dev/{name}"
-            except OSError:  # not in use, or gone in the meantime
-                continue
+        if name.startswith("loop") and _backing_file(name) == real:
+            return f"/dev/{name}"
+    return None
+
+
+def _backing_file(name: str) -> str | None:
+    """The file that the loop device is over; None: it is not in use."""
+    try:
+        with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return None
+
+
+def _open_found(path: str) -> tuple[str, int] | None:
+    """The loop device that is over the file *path*, and an open descriptor of it."""
+    device = find(path)
+    if device is None:
+        return None
+    try:
+        fd = os.open(device, os.O_CLOEXEC | os.O_RDWR)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # its last user has just gone
+            return None
+        raise
+    # It keeps its file from now on; until now it may have become free, and another file's.
+    if _backing_file(os.path.basename(device)) == os.path.realpath(path):
+        return device, fd
+    os.close(fd)
     return None
 
 

@@ -1,8 +1,9 @@
 """Where a scratch layer's upper and work folders lie: in its own folder, or in a file system of its own size.
 
 Overlayfs can't bound what is written, so a bound is a sparse file, ``scratch.img``, with ext4 in it, mounted
-at ``fs`` beside it for as long as the view is.  Making and growing it takes e2fsprogs.  Windows' default of
-127 GB, and what is more than the disk has left, bounds nothing in practice, so no file is made for it.
+at ``fs`` beside it for as long as the view is.  Whoever only reads has a mount of its own, which nobody else
+sees.  Making and growing the file takes e2fsprogs.  Windows' default of 127 GB, and what is more than the
+disk has left, bounds nothing in practice, so no file is made for it.
 """
 
 from __future__ import annotations
@@ -73,13 +74,14 @@ def _run(name: str, *arguments: str, good: tuple[int, ...] = (0,)) -> None:
 
 
 @contextlib.contextmanager
-def scratch_folder(state_dir: str, size: int | None = None, *, keep: bool = False) -> Iterator[str]:
-    """The folder that holds ``upper`` and ``work``, for as long as the block runs.
+def scratch_folder(state_dir: str, size: int | None = None) -> Iterator[str]:
+    """The folder that is to hold ``upper`` and ``work`` of a view that the block mounts.
+
+    A file system of its own stays mounted when the block ends well (see `release`).
 
     Args:
         state_dir: the scratch layer's own folder.
         size: its bound, where one is to be enforced from now on.
-        keep: leave a file system of its own mounted when the block ends well (see `release`).
 
     Raises:
         MountError: its file system can't be made, mounted or grown.
@@ -96,14 +98,27 @@ def scratch_folder(state_dir: str, size: int | None = None, *, keep: bool = Fals
         if mounted_here:
             release(state_dir)
         raise
-    if mounted_here and not keep:
-        release(state_dir)
+
+
+@contextlib.contextmanager
+def readable_folder(state_dir: str) -> Iterator[str]:
+    """The folder that holds ``upper``, to be read while the block runs, whoever mounts the view or ends that.
+
+    Files that are open in it then stay usable: a file system of its own goes with the last.
+
+    Raises:
+        MountError: that can't be mounted.
+    """
+    image = os.path.join(state_dir, IMAGE)
+    if not os.path.exists(image):
+        yield state_dir
+        return
+    with _detached(image) as mount:
+        yield f"/proc/self/fd/{mount}"
 
 
 def release(state_dir: str) -> None:
-    """Unmount the scratch layer's own file system, if it has one that is mounted.
-
-    Files that are open in it (a reader of its changes) stay usable: the file system goes with the last.
+    """Unmount the scratch layer's own file system, if it has one that is mounted for its view.
 
     Raises:
         MountError: the kernel refuses.
@@ -161,11 +176,12 @@ def _make(state_dir: str, image: str, size: int) -> None:
 
 
 def _grow(image: str, size: int) -> None:
-    if loop.find(image) is not None:
-        raise MountError("the scratch layer is in use, so it can't be grown", path=image)
-    os.truncate(image, size)
-    _run("e2fsck", "-f", "-p", image, good=(0, 1))  # 1: errors were put right
-    _run("resize2fs", image)
+    with loop.alone(image):
+        if loop.find(image) is not None:
+            raise MountError("the scratch layer is in use, so it can't be grown", path=image)
+        os.truncate(image, size)
+        _run("e2fsck", "-f", "-p", image, good=(0, 1))  # 1: errors were put right
+        _run("resize2fs", image)
 
 
 def _file_system_size(image: str) -> int:
@@ -180,17 +196,30 @@ def _file_system_size(image: str) -> int:
 
 
 def _attach(image: str, folder: str) -> None:
+    with _detached(image) as mount, _refusals(image):
+        syscalls.move_mount(mount, folder)
+
+
+@contextlib.contextmanager
+def _detached(image: str) -> Iterator[int]:
+    """A detached mount of the image's file system, as a descriptor."""
     device, fd = loop.attach(image, read_only=False, unique=True)
     try:
-        with syscalls.Context("ext4") as context:
+        with _refusals(image), syscalls.Context("ext4") as context:
             context.string("source", device)
             context.create()
             mount = context.mount(_ATTRIBUTES)
-        try:
-            syscalls.move_mount(mount, folder)
-        finally:
-            os.close(mount)
-    except OSError as error:
-        raise MountError(f"the scratch layer can't be mounted: {error.strerror}", path=image) from error
     finally:
         os.close(fd)
+    try:
+        yield mount
+    finally:
+        os.close(mount)
+
+
+@contextlib.contextmanager
+def _refusals(image: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MountError(f"the scratch layer can't be mounted: {error.strerror}", path=image) from error
