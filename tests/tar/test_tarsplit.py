@@ -195,6 +195,14 @@ def test_a_pax_record_that_ends_inside_its_own_length_is_malformed() -> None:
     assert isinstance(take_apart(stream).error, TarError)
 
 
+def test_a_sparse_map_is_read_no_further_than_its_first_error() -> None:
+    fields = b"not a number" + bytes(84) + b"\1" + b"%011o\0" % 5
+    header = raw_header(b"s", b"S", 0, b"ustar  \0", bytes(386 - 265) + fields)
+    taken = take_apart(HELLO + header + bytes(512) + END)
+    assert isinstance(taken.error, TarError)
+    assert taken.passed == HELLO + header
+
+
 def test_the_padding_of_a_cut_stream_is_kept() -> None:
     stream = HELLO[:600]
     taken = take_apart(stream)

@@ -14,9 +14,13 @@ from winlayers.tar.header import BLOCK_SIZE, INT64_MAX, MAX_SPECIAL_SIZE
 SparseMap = list[tuple[int, int]]
 """(offset, size) of each fragment of data."""
 
+OLD_MAP = slice(386, 483)
+"""Where the old GNU format's header block has its part of the map."""
+EXTENSION_MAP = slice(0, 505)
+"""Where its extension blocks have theirs."""
+MAX_EXTENSIONS = (MAX_SPECIAL_SIZE - OLD_MAP.stop + OLD_MAP.start) // BLOCK_SIZE
+
 _ENTRY_SIZE = 24
-_OLD_ENTRIES = 4
-_EXTENSION_ENTRIES = 21
 
 
 def pax_sparse_version(pax: Mapping[str, str]) -> str | None:
@@ -77,6 +81,26 @@ def read_map_1(read_block: Callable[[], bytes]) -> SparseMap:
     return list(zip(values[::2], values[1::2], strict=True))
 
 
+def parse_map_area(area: bytes) -> tuple[SparseMap, bool]:
+    """A part of the old GNU format's map: its entries, and whether an extension block follows.
+
+    Args:
+        area: pairs of numeric fields of 12 bytes, 4 pairs in a header block, 21 in an extension block; then a
+            byte that is not 0 where more follows.
+
+    Raises:
+        TarError: a number is malformed.
+    """
+    entries: SparseMap = []
+    end = len(area) - 1
+    for start in range(0, end, _ENTRY_SIZE):
+        if area[start] == 0:
+            break
+        offset = parse_numeric(area[start : start + 12])
+        entries.append((offset, parse_numeric(area[start + 12 : start + _ENTRY_SIZE])))
+    return entries, area[end] != 0
+
+
 def read_map_old(block: bytes, read_block: Callable[[], bytes]) -> SparseMap:
     """The map of the old GNU format: four entries in the header, 21 in each extension block behind it.
 
@@ -87,20 +111,15 @@ def read_map_old(block: bytes, read_block: Callable[[], bytes]) -> SparseMap:
     Raises:
         TarError: malformed, or more than a mebibyte of map.
     """
-    entries: SparseMap = []
-    area, count = block[386:483], _OLD_ENTRIES
-    total = len(area)
-    while total < MAX_SPECIAL_SIZE:
-        for start in range(0, count * _ENTRY_SIZE, _ENTRY_SIZE):
-            if area[start] == 0:
-                break
-            offset = parse_numeric(area[start : start + 12])
-            entries.append((offset, parse_numeric(area[start + 12 : start + 24])))
-        if not area[count * _ENTRY_SIZE]:
-            return entries
-        area, count = read_block(), _EXTENSION_ENTRIES
-        total += BLOCK_SIZE
-    raise TarError("sparse map too long")
+    entries, more = parse_map_area(block[OLD_MAP])
+    extensions = 0
+    while more:
+        extensions += 1
+        if extensions > MAX_EXTENSIONS:
+            raise TarError("sparse map too long")
+        found, more = parse_map_area(read_block()[EXTENSION_MAP])
+        entries += found
+    return entries
 
 
 def check_map(entries: SparseMap, size: int) -> None:

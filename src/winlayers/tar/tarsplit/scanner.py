@@ -36,12 +36,15 @@ from winlayers.tar.header import (
     TarHeader,
 )
 from winlayers.tar.sparse import (
+    EXTENSION_MAP,
+    MAX_EXTENSIONS,
+    OLD_MAP,
     SparseMap,
     check_map,
     parse_map_0,
+    parse_map_area,
     pax_sparse_version,
     read_map_1,
-    read_map_old,
 )
 
 Chunk = bytes | bytearray | memoryview
@@ -294,16 +297,19 @@ class Scanner:
 
     def _old_map(self, block: bytes) -> Steps[SparseMap]:
         """Old GNU format: the map is in the header and in extension blocks behind it."""
-        extensions: list[bytes] = []
-        more = block[482]
-        while more and len(extensions) * BLOCK_SIZE < MAX_SPECIAL_SIZE:
+        entries, more = parse_map_area(block[OLD_MAP])
+        extensions = 0
+        while more:
             extension = yield from self._take(BLOCK_SIZE)
             if len(extension) < BLOCK_SIZE:
                 raise TarTruncatedError("the tar stream ends inside a header")
             self._on_raw(extension)
-            extensions.append(extension)
-            more = extension[504]
-        return read_map_old(block, iter(extensions).__next__)
+            extensions += 1
+            if extensions > MAX_EXTENSIONS:
+                raise TarError("sparse map too long")
+            found, more = parse_map_area(extension[EXTENSION_MAP])
+            entries += found
+        return entries
 
     def _map_1(self, name: str) -> Steps[SparseMap]:
         """PAX format 1.0: the map is lines at the head of the data, filled up to whole blocks."""
