@@ -129,6 +129,7 @@ def seeds() -> list[bytes]:
         v7 + star + padded(b"s") + times + old_go + raw_header(b"\xff\xfe", b"0", 0) + bytes(1024)
     )
     globals_ = padded(encode_header(TarHeader("global", "g", pax={"path": "other", "mtime": "5"})))
+    archives.append(pax_member([("comment", "lost")], globals_, b"") + raw_header(b"a", b"0", 0) + bytes(512))
     archives.append(globals_ + raw_header(b"a", b"0", 5) + padded(b"hello") + globals_ + bytes(512))
     long = TarHeader("n" * 200, "2", linkname="l" * 300, format=Format.GNU, atime=(5, 0), mtime=(1 << 40, 0))
     archives.append(

@@ -306,9 +306,8 @@ class TarReader:
             if block is None:
                 return None
             header, kept_formats = self._parse_block(block)
-            offset = self._base + self._position - BLOCK_SIZE
             if start < 0:
-                start = offset
+                start = self._base + self._position - BLOCK_SIZE
             typeflag = header.typeflag
             size = header.size
             if typeflag in HEADER_ONLY_TYPES or size < 0:
@@ -327,7 +326,7 @@ class TarReader:
                 formats &= _GNU
                 long_link = c_string(self._take_special())
             elif typeflag == PAX_GLOBAL:
-                return self._global_header(header, formats & _PAX, offset)
+                return self._global_header(header, formats & _PAX, start)
             else:
                 break
         header.header_offset = start
@@ -349,7 +348,7 @@ class TarReader:
         header.end_offset = position + remaining + self._padding
         return header
 
-    def _global_header(self, header: TarHeader, formats: int, offset: int) -> TarHeader:
+    def _global_header(self, header: TarHeader, formats: int, start: int) -> TarHeader:
         """A global PAX header as a member: name and records are all that it has."""
         size = self._remaining
         records = parse_pax_records(self._take_special())
@@ -364,7 +363,7 @@ class TarReader:
             PAX_GLOBAL,
             format=_FORMATS[formats],
             pax=records,
-            header_offset=offset,
+            header_offset=start,
             data_offset=position - size,
             stored_size=size,
             end_offset=position + self._padding,
