@@ -34,7 +34,7 @@ def test_reads_what_go_reads() -> None:
             accepted += 1
         for entry in (*ours["Entries"], *theirs["Entries"]):
             if entry["Typeflag"] == ord("g") and not entry["Pax"]:
-                del entry["Name"]  # where a record was malformed, Go takes the name from them or not, at random
+                del entry["Name"]  # with a malformed record Go takes it from them or not, at random
         assert ours["Entries"] == theirs["Entries"], f"case {number}"
     assert READ_CASES // 5 < accepted < READ_CASES
 
