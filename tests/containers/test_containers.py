@@ -188,6 +188,32 @@ def test_a_folder_of_choice(store: Store, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "empty") == []
 
 
+def test_a_folder_of_choice_when_another_process_is_faster(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = store.create("app:1", name="box")
+    other = open_store(store.root)
+    service = store.driver.service  # type: ignore[attr-defined]  # the portable one
+    activate = service.activate
+
+    def and_mount(layer_id: str) -> None:
+        activate(layer_id)
+        other.mount("box")
+
+    monkeypatch.setattr(service, "activate", and_mount)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(MountError, match=r"mounted at .* already"):
+        store.mount("box", str(folder))
+    there = store.containers.mount_path(box)
+    assert there is not None
+    assert (Path(there) / "app").is_dir()
+    assert os.listdir(folder) == []
+    monkeypatch.undo()
+    store.unmount("box")
+    assert store.mount("box") == there
+
+
 def test_mounts_outlive_the_process(store: Store, drive: Path, tmp_path: Path) -> None:
     """Another process sees the mount, and can take it down."""
     change(drive)

@@ -216,9 +216,8 @@ class ContainerStore:
                 try:
                     driver.remove(container.id)
                 except LayerInUseError as error:
-                    raise ContainerError(
-                        f"container {container.name} is in use", hint="umount it first, or use --force"
-                    ) from error
+                    hint = "another process works on it" if force else "umount it first, or use --force"
+                    raise ContainerError(f"container {container.name} is in use", hint=hint) from error
                 self._path(container.id).unlink(missing_ok=True)
         return container
 
@@ -243,7 +242,12 @@ class ContainerStore:
                 raise MountError(f"container {container.name} is mounted at {there} already")
             if there is None:
                 self._set_target(container, target)
-        return driver.get(container.id)
+        path = driver.get(container.id)
+        if target is not None and os.path.realpath(path) != os.path.realpath(target):
+            driver.put(container.id)  # another process was faster: its view stays, our use of it ends
+            self._set_target(container, None)
+            raise MountError(f"container {container.name} is mounted at {path} already")
+        return path
 
     def unmount(self, name: str) -> Container:
         """Unmount the container's view.

@@ -18,6 +18,7 @@ from winlayers.errors import (
     LayerExistsError,
     LayerInUseError,
     LayerNotFoundError,
+    LayerNotMountedError,
     StoreError,
     WinlayersError,
 )
@@ -231,8 +232,9 @@ class WindowsGraphDriver(GraphDriver):
             except BaseException:
                 self._attempt("unprepare", resolved, lambda: service.unprepare(resolved))
                 raise
-        except BaseException:
-            self._attempt("deactivate", resolved, lambda: service.deactivate(resolved))
+        except BaseException as error:
+            if not self._is_anothers(error):
+                self._attempt("deactivate", resolved, lambda: service.deactivate(resolved))
             raise
 
     def _unmount(self, resolved: str) -> None:
@@ -242,6 +244,14 @@ class WindowsGraphDriver(GraphDriver):
     def _prepare(self, resolved: str, chain: Sequence[str]) -> None:
         with PREPARE_LOCK:
             self.service.prepare(resolved, chain)
+
+    def _is_anothers(self, error: BaseException) -> bool:
+        """Whether a layer was not prepared because another process mounted it meanwhile, or ended its use.
+
+        Who has it active or in a view from then on is another: that is not to be ended here.
+        """
+        doings = (LayerInUseError, LayerNotMountedError, LayerNotFoundError)
+        return self.service.tells_views and isinstance(error, doings)
 
     def _mount_path(self, resolved: str) -> str:
         return self.service.mount_path(resolved) or self.service.layer_path(resolved)
@@ -277,6 +287,9 @@ class WindowsGraphDriver(GraphDriver):
         try:
             self._mounts.resume(resolved, lambda: self._prepare(resolved, chain))
         except (WinlayersError, OSError) as error:
+            if self._is_anothers(error):
+                _log.info("layer %s is not mounted again after it was read: %s", resolved, error)
+                return
             _log.error("layer %s could not be mounted again after it was read: %s", resolved, error)
             self._attempt("deactivate", resolved, lambda: self.service.deactivate(resolved))
 

@@ -15,6 +15,8 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 
+from winlayers.errors import LayerInUseError
+
 PREPARE_LOCK = threading.Lock()
 """Held while a layer is prepared: one PrepareLayer at a time per process (source: hcsshim ``wclayer``)."""
 
@@ -49,13 +51,19 @@ class MountTable:
     def acquire(self, layer_id: str, mount: Callable[[], str]) -> str:
         """Count one use; the first calls *mount*, whose answer is the path for all.
 
-        If *mount* raises, nothing is counted, and a caller that waited tries for itself.
+        If *mount* raises, nothing is counted, and a caller that waited tries for itself.  A view that another
+        process made meanwhile is shared like one that was there before.
         """
         with self._entry(layer_id) as entry:
             self._look(layer_id, entry)
             if not entry.count:
-                entry.path = mount()
-                entry.prepared = True
+                try:
+                    entry.path = mount()
+                    entry.prepared = True
+                except LayerInUseError:
+                    self._look(layer_id, entry)
+                    if not entry.count:
+                        raise
             entry.count += 1
             return entry.path
 
