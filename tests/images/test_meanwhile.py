@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.images.support import sample_layout
-from winlayers.errors import ImageNotFoundError
+from winlayers.errors import ContainerError, ImageNotFoundError, LayerNotFoundError
 from winlayers.images.documents import Descriptor
 from winlayers.images.editing.runconfig import ConfigChanges
 from winlayers.images.image import Image
 from winlayers.images.reference import Reference
+from winlayers.images.usage import disk_usage
+from winlayers.inspection import open_image
+from winlayers.inspection.scratchview import ScratchView
 from winlayers.store import Store, open_store
 
 NAME = "layout:sample"
@@ -115,3 +118,52 @@ def test_a_container_that_goes_while_all_are_checked_is_passed_over(
 
     monkeypatch.setattr(store.driver, "exists", removed)
     assert list(store.check()) == []
+
+
+def test_an_image_that_goes_while_room_is_counted_is_counted_whole(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remover = threading.Thread(target=lambda: other.remove_image(NAME))
+
+    def remove() -> None:
+        remover.start()
+        remover.join(0.5)  # it has to wait until the blobs are counted, or is done
+
+    before_first_read(store, monkeypatch, remove)
+    blobs = disk_usage(store.images, [])[0]
+    remover.join(60)
+    assert (blobs.total, blobs.active, blobs.reclaimable) == (5, 5, 0)
+    assert disk_usage(store.images, [])[0].total == 0
+
+
+def test_counting_takes_no_lease_that_is_just_being_made(store: Store, other: Store) -> None:
+    lease = store.root / "leases" / "1-abc.lock"
+    lease.touch()  # and in a moment it will be locked
+    disk_usage(other.images, [])
+    assert lease.exists()
+    other.images.collect()  # nobody can be making one now
+    assert not lease.exists()
+
+
+def test_a_container_that_goes_while_it_is_looked_into_is_said_not_to_be_there(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create(NAME, name="box")
+    index = ScratchView._index
+
+    def and_remove(view: ScratchView, layer_id: str) -> None:
+        index(view, layer_id)
+        other.remove_container("box")
+
+    monkeypatch.setattr(ScratchView, "_index", and_remove)
+    with pytest.raises(LayerNotFoundError):
+        open_image("box", store=store)
+
+
+def test_who_removes_by_force_what_another_works_on_is_told_so(store: Store, other: Store) -> None:
+    box = store.create(NAME, name="box")
+    other.driver.service.activate(box.id)  # type: ignore[attr-defined]  # the portable one
+    with pytest.raises(ContainerError, match="another process works on it"):
+        store.remove_container("box", force=True)
+    other.driver.service.deactivate(box.id)  # type: ignore[attr-defined]
+    store.remove_container("box", force=True)

@@ -269,10 +269,10 @@ class ContainerStore:
             return None
         return service.mount_path(container.id)
 
-    def _set_target(self, container: Container, target: str) -> None:
-        if not os.path.isdir(target):
+    def _set_target(self, container: Container, target: str | None) -> None:
+        if target is not None and not os.path.isdir(target):
             raise MountError(f"there is no folder {target} to mount at")
-        if os.listdir(target):
+        if target is not None and os.listdir(target):
             raise MountError(f"the folder {target} is not empty")
         service = self._portable()
         if service is None:

@@ -67,15 +67,20 @@ class Lease:
             self._on_failure(self._held)
 
 
-def leased(folder: Path) -> set[str]:
-    """All that live leases hold; those of dead processes are removed.  The caller holds the store's lock."""
+def leased(folder: Path, *, tidy: bool = True) -> set[str]:
+    """All that live leases hold; the caller holds the store's lock.
+
+    Args:
+        tidy: remove those of dead processes.  The lock is held exclusively then, so that none is just being
+            made: one that looks dead until it is locked.
+    """
     held: set[str] = set()
     for lock_path in sorted(folder.glob("*.lock")) if folder.is_dir() else []:
         names = lock_path.with_suffix(".refs")
         lock = FileLock(os.fspath(lock_path), timeout=0)
         if lock.acquire():
             lock.release()
-            for stale in (names, lock_path):
+            for stale in (names, lock_path) if tidy else ():
                 stale.unlink(missing_ok=True)
             continue
         with contextlib.suppress(FileNotFoundError):

@@ -322,13 +322,16 @@ class ImageStore:
         """The ids of the image layers that the store has made."""
         return sorted(path.stem for path in (self.root / "layerdb").glob("*.json"))
 
-    def needed(self) -> set[str]:
-        """The digests of blobs and the ids of image layers that something needs.
+    def needed(self, *, tidy: bool = True) -> set[str]:
+        """The digests of blobs and the ids of image layers that something needs; the caller holds the lock.
+
+        Args:
+            tidy: remove the leases of processes that are gone; the lock is held exclusively.
 
         Raises:
             ImageError, ContainerError: an image or a container can't be read, so that it is not known.
         """
-        needed = leased(self.root / "leases")
+        needed = leased(self.root / "leases", tidy=tidy)
         for descriptor in self.content.manifests():
             image = self._read(descriptor, ())
             needed.update(d.digest for d in image.blobs)

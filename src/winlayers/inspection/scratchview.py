@@ -53,7 +53,7 @@ class ScratchView(View):
             path = os.path.join(self._folder.name, "view.db")
             self._index(layer_id)
             with (
-                service.views.open(service.store.parents(layer_id)[0]) as below,
+                service.views.open(service.scratch_parent(layer_id)) as below,
                 self.open_index(layer_id) as index,
             ):
                 build_view(path, below.path, [(layer_id, index, lambda target: None)])

@@ -226,7 +226,7 @@ class PortableLayerService(LayerService):
         return TarLayerReader(self.store.folder(layer_id), layer_id, index)
 
     def _scratch_reader(self, layer_id: str) -> LayerReader:
-        view = self.views.open(self._scratch_parent(layer_id))
+        view = self.views.open(self.scratch_parent(layer_id))
         try:
             with disk.reading():
                 return ScratchReader(view, self.mounts.changes(layer_id, view))
@@ -234,7 +234,13 @@ class PortableLayerService(LayerService):
             view.close()
             raise
 
-    def _scratch_parent(self, layer_id: str) -> str:
+    def scratch_parent(self, layer_id: str) -> str:
+        """The layer that a scratch layer stands on.
+
+        Raises:
+            LayerNotFoundError: there is no such layer.
+            LayerCorruptError: it is not known.
+        """
         parents = self.store.parents(layer_id)
         if not parents:
             self.store.record(layer_id)  # it may have been removed just now
@@ -289,7 +295,7 @@ class PortableLayerService(LayerService):
         record = self.store.record(layer_id)
         parents = self.store.parents(layer_id)
         if record.kind == "scratch":
-            return self._scratch_changes(layer_id, self._scratch_parent(layer_id))
+            return self._scratch_changes(layer_id, self.scratch_parent(layer_id))
         if not record.committed:
             return iter(())
         return self._index_changes(layer_id, parents)
