@@ -19,13 +19,14 @@ from pathlib import Path
 import pytest
 
 import winlayers
+from tests.faults.steps import fork, wait
 from tests.layers.fusemounts import Drive, content, drive, require_fuse, small_view
 from tests.layers.mountviews import ViewBuilder
-from tests.support import require, require_tool
+from tests.support import REPOSITORY, require, require_tool
 from winlayers.errors import LayerCorruptError, MountError
 from winlayers.layers.portable.mounts import mountinfo
 from winlayers.layers.portable.mounts.contract import MountAttempt
-from winlayers.layers.portable.mounts.fusefs import processes
+from winlayers.layers.portable.mounts.fusefs import mounter, processes
 
 __all__ = ["drive"]
 pytestmark = pytest.mark.root
@@ -308,6 +309,37 @@ class TestUnmounting:
         while mountinfo.mounts_at(str(drive.root)) and time.monotonic() < deadline:
             time.sleep(0.01)
         drive.mount()
+
+    def test_server_that_was_about_to_mount_is_waited_for(
+        self, drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its command is killed after it has seen that somebody waits for the mount."""
+        monkeypatch.setattr(mounter, "_DAEMON", "tests.layers.late_daemon")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(REPOSITORY), SOURCE)))
+        monkeypatch.setenv("WINLAYERS_LATE", str(tmp_path))
+        for name in ("waits", "go"):
+            os.mkfifo(tmp_path / name)
+
+        def mount() -> None:
+            drive.mount(writable=False)
+
+        gone_on = threading.Event()
+
+        def go_on() -> None:
+            gone_on.set()
+            (tmp_path / "go").write_bytes(b"")
+
+        command = fork(mount)
+        (tmp_path / "waits").read_bytes()
+        os.kill(command, signal.SIGKILL)
+        wait(command)
+        timer = threading.Timer(0.3, go_on)
+        timer.start()
+        attempt = MountAttempt("fuse", str(drive.root), "", None, os.path.dirname(drive.view.path))
+        drive.mounter.recover(attempt)
+        assert gone_on.is_set()
+        assert mountinfo.mounts_at(str(drive.root)) == []
+        timer.join()
 
     def test_one_server_for_one_scratch_layer(self, drive: Drive, tmp_path: Path) -> None:
         drive.mount()

@@ -2,7 +2,8 @@
 
 It is told what to do in JSON on its standard input, says on its standard output in one line of JSON that the
 mount can be used, or why there is none, and then lives until the mount is gone.  It is started with the
-scratch layer's lock held, and holds it as long as it lives.
+scratch layer's lock held, and holds it as long as it lives; where there is no scratch layer, with the mark of
+its start (`processes.mark_start`), which it takes away when it has given its answer.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ def _serve(request: dict[str, Any], answer: _Answer) -> None:
             # Who asked may have been killed meanwhile; nobody would know of this mount.
             if not answer.give({"pid": os.getpid(), "start": start_time(os.getpid())}):
                 _unmount_soon(target, mount_id)
+            elif request.get("starting") is not None:
+                os.close(request["starting"])
 
         try:
             server.serve(ready)

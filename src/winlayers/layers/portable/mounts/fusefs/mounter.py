@@ -63,11 +63,13 @@ class FuseMounter(Mounter):
             "state_dir": request.state_dir,
             "size": request.size,
         }
-        lock = None
         if request.state_dir is not None:
             lock = processes.take_lock(request.state_dir)
             if lock is None:
                 raise MountError("another process serves this scratch layer", path=request.state_dir)
+        else:
+            # There is nothing to be locked for as long as it serves; but `recover` must not be too early.
+            order["starting"] = lock = processes.mark_start(request.view_dir)
         try:
             answer = _start(order, lock)
         finally:
@@ -86,7 +88,15 @@ class FuseMounter(Mounter):
         return MountRecord(self.kind, request.target, writable, mountinfo.boot_id(), details)
 
     def recover(self, attempt: MountAttempt) -> None:
-        """Take down what is at the target, and wait for the process that serves it."""
+        """Take down what is at the target, and wait for the process that serves it.
+
+        Raises:
+            MountError: it can't be taken down, or the process does not end.
+        """
+        # One that was being started may be about to mount, before it finds that nobody wants it any more.
+        unmarked = attempt.state_dir is not None or not attempt.view_dir
+        if not unmarked and not processes.wait_for_starts(attempt.view_dir, _END):
+            raise MountError("a process is still being started to serve it", path=attempt.target)
         while there := mountinfo.mounts_at(attempt.target):
             try:
                 device.unmount(attempt.target, lazy=True)
@@ -140,7 +150,7 @@ class FuseMounter(Mounter):
 
 
 def _start(order: dict[str, object], lock: int | None) -> dict[str, object]:
-    """Start the process that serves the mount, and holds the lock from now on; its answer."""
+    """Start the process that serves the mount, and is given the descriptor of a lock to hold; its answer."""
     state_dir = order["state_dir"]
     log = os.devnull if state_dir is None else os.path.join(str(state_dir), _LOG)
     with open(log, "ab") as errors:

@@ -33,6 +33,42 @@ def take_lock(folder: str) -> int | None:
     return fd
 
 
+def mark_start(folder: str) -> int | None:
+    """Mark that a process is being started to serve a view in *folder*; a descriptor to close once it serves.
+
+    Several may be at a time.  None: the file system has no locks, so nothing can be marked.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def wait_for_starts(folder: str, timeout: float) -> bool:
+    """Wait until nothing in *folder* is marked by `mark_start`; False: not within *timeout* seconds."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    deadline = time.monotonic() + timeout
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(_POLL)
+            except OSError:
+                return True  # no locks, no marks
+    finally:
+        os.close(fd)
+
+
 def start_time(pid: int) -> str | None:
     """When the process began, in clock ticks since boot; None: there is none, or it is dead.
 
