@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from winlayers.tar.layertar import LayerTarEntry, entries_from_tar
 from winlayers.tar.linuxlayer import DRIVE_SDDL, LayerOptions, LinuxLayer, layer_from_tar, windows_target
 from winlayers.tar.linuxtree import layer_from_tree
 from winlayers.tar.reader import TarReader
+from winlayers.tar.writer import Buffer
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.filetime import filetime_from_unix
 from winlayers.win32.metadata import DataStream, FileMetadata
@@ -390,6 +392,35 @@ def test_collisions_can_be_reported_instead() -> None:
     assert result.collisions == (("Lib", "lib"), ("Lib", "LIB"), ("Lib/a", "LIB/A"), ("x", "X"), ("s", "S"))
     assert [target_of(entry)[0] for entry in entries[-2:]] == ["1", "2"]
     assert contents(layer)["Files/LIB/A"] == b"3"
+
+
+def test_deep_paths_take_no_more_memory_than_their_parts() -> None:
+    """Each of these files brings 300 directories, whose paths are 15 KB long on average."""
+
+    class Nowhere:
+        def write(self, data: Buffer, /) -> None:
+            """Drop it."""
+
+    deep = "/".join(["d" * 100] * 300)
+    stream = tar_of(*(file(f"{number}/{deep}/f") for number in range(4)))
+    tracemalloc.start()
+    result = layer_from_tar(io.BytesIO(stream), Nowhere(), PLAIN)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.entries == 2 + 4 * 302
+    assert result.size > 18 << 20
+    assert peak < 4 << 20
+
+
+def test_links_are_followed_no_further_than_a_path_can_be_long() -> None:
+    """Forty links that each lead on by a long way."""
+    way = "a/../" * 500
+    members = [symlink(f"l{number}", f"{way}l{number + 1}") for number in range(39)]
+    members += [symlink("l39", "a"), symlink("near", "l38"), directory("a")]
+    entries, _, _ = convert(tar_of(*members))
+    kinds = {entry.path: entry.kind for entry in entries}
+    assert kinds["Files/l39"] is kinds["Files/near"] is EntryKind.DIRECTORY
+    assert kinds["Files/l0"] is EntryKind.FILE
 
 
 # -- trees ------------------------------------------------------------------------------------------

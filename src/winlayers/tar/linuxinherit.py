@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from winlayers.win32.names import fold_key
-
 
 class Descriptors:
-    """The descriptors of new files and directories, by the directory that they are in."""
+    """The descriptors of new files and directories."""
 
     def __init__(self, inherit_from: str | None, file_sddl: str | None, directory_sddl: str | None) -> None:
         """Prepare them.
@@ -24,19 +20,18 @@ class Descriptors:
         self._default = _bytes(inherit_from)
         self._file = _bytes(file_sddl)
         self._directory = _bytes(directory_sddl)
-        self._known: dict[bytes, bytes] = {}
 
-    def note(self, directory: Sequence[str], descriptor: bytes | None) -> None:
-        """What is put into *directory* inherits from *descriptor*; None: from what is the default."""
-        if descriptor is not None:
-            self._known[fold_key("/".join(directory))] = descriptor
+    def of(self, parent: bytes | None, *, is_directory: bool) -> bytes | None:
+        """The descriptor of a new file or directory.
 
-    def of(self, path: Sequence[str], *, is_directory: bool) -> bytes | None:
-        """The descriptor of the new file or directory at *path*."""
+        Args:
+            parent: that of the directory which it comes to lie in; None: not known.
+            is_directory: whether it is a directory itself.
+        """
         given = self._directory if is_directory else self._file
         if given is not None:
             return given
-        parent = self._known.get(fold_key("/".join(path[:-1])), self._default)
+        parent = self._default if parent is None else parent
         if parent is None:
             return None
         from winlayers.win32.security import inherit  # heavy, and not needed for a mere import

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Iterable
 
 from winlayers.errors import FormatError, InvalidNameError, LayerContentError, TarError
@@ -44,12 +43,13 @@ from winlayers.tar.header import (
 )
 from winlayers.tar.layertar import TarLayerWriter
 from winlayers.tar.linuxinherit import Descriptors
+from winlayers.tar.linuxnames import MAX_PATH_UNITS, Kind, Name, leads_to_directory, split_target
 from winlayers.tar.reader import Source, TarReader
 from winlayers.tar.writer import Sink
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.filetime import filetime_from_unix
 from winlayers.win32.metadata import DataStream, FileMetadata
-from winlayers.win32.names import decode_wtf8, encode_wtf8, fold_key, utf16_length, validate_component
+from winlayers.win32.names import decode_wtf8, encode_wtf8, utf16_length, validate_component
 from winlayers.win32.reparse import SymbolicLink
 
 FILES = "Files"
@@ -58,17 +58,13 @@ DRIVE_SDDL = "O:SYG:SYD:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;0x1200a9;;;BU
 """What new files inherit unless an option says otherwise: full control for SYSTEM and Administrators, read
 and execute for Users (the descriptor of ``C:\\Users`` in Microsoft's own images)."""
 
-MAX_PATH_UNITS = 32_767
 MAX_DEPTH = 1024
 MAX_SPARSE_SIZE = 127 << 30
 """The largest sparse file that is written out with its holes: the size of a container's drive."""
 
-_MAX_LINK_HOPS = 40
 _MODE_DIRECTORY = 0o040000
-_DRIVE = re.compile(r"[A-Za-z]:(?:[\\/]|$)")
 _OVERLAY_OPAQUE = ("SCHILY.xattr.trusted.overlay.opaque", "SCHILY.xattr.user.overlay.opaque")
 _AUFS_PRIVATE = WHITEOUT_PREFIX * 2
-_DIRECTORY, _LINK, _OTHER = "directory", "link", "other"
 
 
 def source_date_epoch() -> int | None:
@@ -221,37 +217,37 @@ class LayerBuilder:
         self._options = options or LayerOptions()
         self._writer = TarLayerWriter(sink)
         self._entries = 0
-        self._seen: dict[bytes, tuple[str, str]] = {}  # folded path: path, what it is
-        self._symlinks: list[tuple[str, str, Time]] = []  # path, target, time: to be written at the end
-        self._targets: dict[bytes, str] = {}  # of symbolic links, by folded path
+        self._root = Name(None, "", Kind.DIRECTORY)
+        self._last: tuple[list[str], Name, bool] = [], self._root, True  # what _parents found last
+        self._symlinks: list[tuple[str, str, Time, Name]] = []  # path, target, time, directory: for the end
         self._collisions: dict[tuple[str, str], None] = {}
         chosen = self._options
         self._descriptors = Descriptors(chosen.inherit_from, chosen.file_sddl, chosen.directory_sddl)
         self._root_time = self._time(root_time)
         self._prefix = [validate_component(part) for part in self._options.destination.split("/") if part]
-        self._put_directory([], self._root_time)
+        self._put_directory([], self._root, self._root_time)
         self._put_bare(HIVES, self._root_time)
-        self._seen[b""] = "", _DIRECTORY
         self._parents(self._prefix)
 
     def add_directory(self, path: str, time: Time | None) -> None:
         """A directory; one that was implied or given before is passed over."""
         parts = self._parts(path)
-        if self._claim(parts, _DIRECTORY):
-            self._put_directory(parts, self._time(time))
+        node, is_new = self._claim(parts, Kind.DIRECTORY)
+        if is_new:
+            self._put_directory(parts, node, self._time(time))
 
     def add_file(
         self, path: str, time: Time | None, data: DataStream, *, creation_time: Time | None = None
     ) -> None:
         """A file with *data*; *creation_time*: where it is known to differ from *time*."""
         parts = self._parts(path)
-        self._claim(parts, _OTHER)
+        node, _ = self._claim(parts, Kind.OTHER)
         written = _filetime(self._time(time))
         metadata = FileMetadata(
             FileAttributes.ARCHIVE,
             creation_time=written if creation_time is None else _filetime(self._time(creation_time)),
             write_time=written,
-            security=self._descriptors.of(parts, is_directory=False),
+            security=self._descriptor(node.parent, is_directory=False),
         )
         self._writer.add(f"{FILES}/{'/'.join(parts)}", metadata, (data,))
         self._entries += 1
@@ -259,14 +255,14 @@ class LayerBuilder:
     def add_hard_link(self, path: str, target: str) -> None:
         """A hard link to *target*, a file of this source or of a layer below."""
         parts, target_parts = self._parts(path), self._parts(target)
-        found = self._seen.get(_key(target_parts))
-        if found is not None and found[1] == _LINK:
-            self.add_symlink(path, self._targets[_key(target_parts)], self._root_time)
+        found = self._root.find(target_parts)
+        if found is not None and found.kind is Kind.LINK and found.target is not None:
+            self.add_symlink(path, found.target, self._root_time)
             return
-        if found is not None and found[1] == _DIRECTORY:
+        if found is not None and found.kind is Kind.DIRECTORY:
             raise LayerContentError(f"a hard link leads to {target!r}, which is no file")
-        self._claim(parts, _OTHER)
-        exact = found[0] if found is not None else "/".join(target_parts)
+        self._claim(parts, Kind.OTHER)
+        exact = found.path if found is not None else "/".join(target_parts)
         self._writer.add_link(f"{FILES}/{'/'.join(parts)}", f"{FILES}/{exact}")
         self._entries += 1
 
@@ -274,9 +270,10 @@ class LayerBuilder:
         """A symbolic link with a POSIX *target*; it is written by `close`."""
         parts = self._parts(path)
         windows_target(target)
-        self._claim(parts, _LINK)
-        self._symlinks.append(("/".join(parts), target, self._time(time)))
-        self._targets.setdefault(_key(parts), target)
+        node, _ = self._claim(parts, Kind.LINK)
+        directory = node.parent or self._root
+        self._symlinks.append(("/".join(parts), target, self._time(time), directory))
+        node.target = target if node.target is None else node.target
 
     def add_marker(self, path: str) -> bool:
         """Take *path* for what its name says, if it is AUFS's: a whiteout, an opaque marker, a private file.
@@ -317,15 +314,15 @@ class LayerBuilder:
 
     def close(self) -> LinuxLayer:
         """Write the symbolic links and end the layer."""
-        for path, target, time in self._symlinks:
-            is_directory = self._leads_to_directory(path, target)
+        for path, target, time, directory in self._symlinks:
+            is_directory = leads_to_directory(self._root, path, target, self._options.below)
             kind = FileAttributes.DIRECTORY if is_directory else FileAttributes.ARCHIVE
             written = _filetime(time)
             metadata = FileMetadata(
                 kind | FileAttributes.REPARSE_POINT,
                 creation_time=written,
                 write_time=written,
-                security=self._descriptors.of(path.split("/"), is_directory=is_directory),
+                security=self._descriptor(directory, is_directory=is_directory),
                 reparse=SymbolicLink.to(windows_target(target)).to_bytes(),
             )
             self._writer.add(f"{FILES}/{path}", metadata)
@@ -346,46 +343,51 @@ class LayerBuilder:
             raise InvalidNameError(f"a path is deeper than {MAX_DEPTH} directories")
         return parts
 
-    def _claim(self, parts: list[str], kind: str) -> bool:
-        """Note that *parts* is *kind*; whether it is not there yet."""
-        self._parents(parts[:-1])
+    def _claim(self, parts: list[str], kind: Kind) -> tuple[Name, bool]:
+        """Note that *parts* is *kind*: what NTFS finds there, and whether it is still to be written."""
+        directory, alike = self._parents(parts[:-1])
+        found = directory.child(parts[-1]) if parts else self._root
+        if found is None:
+            return directory.add(parts, kind, alike=alike), True
         path = "/".join(parts)
-        key = _key(parts)
-        earlier = self._seen.get(key)
-        if earlier is None:
-            self._seen[key] = path, kind
-            return True
-        if earlier == (path, _DIRECTORY) and kind == _DIRECTORY:
-            return False
-        if earlier[0] == path:
+        is_same = found.path == path
+        if is_same and kind is found.kind is Kind.DIRECTORY:
+            return found, False
+        if is_same:
             raise InvalidNameError("the source has two entries of this name", path=path)
-        if not self._options.report_collisions:
-            raise InvalidNameError(
-                f"to NTFS this is the same name as {earlier[0]!r}", path=path, hint="rename one of them"
-            )
-        self._collisions[earlier[0], path] = None
-        return True
+        self._collide(found, path, "name", "rename one of them")
+        return found, True
 
-    def _parents(self, parts: list[str]) -> None:
-        """Have the directory *parts* and those above it."""
-        if self._seen.get(_key(parts)) == ("/".join(parts), _DIRECTORY):
-            return
+    def _parents(self, parts: list[str]) -> tuple[Name, bool]:
+        """Have the directory *parts* and those above it; and whether its path is spelt so in the layer."""
+        if parts == self._last[0]:
+            return self._last[1:]
+        node, alike = self._root, True
         above: list[str] = []
         for part in parts:
             above.append(part)
-            earlier = self._seen.get(_key(above))
-            if earlier is None:
-                self._seen[_key(above)] = "/".join(above), _DIRECTORY
-                self._put_directory(above, self._root_time)
-            elif earlier[1] != _DIRECTORY:
-                raise LayerContentError(f"something lies under {earlier[0]!r}, which is no directory")
-            elif earlier[0] != "/".join(above):
-                pair = earlier[0], "/".join(above)
-                if not self._options.report_collisions:
-                    raise InvalidNameError(
-                        f"to NTFS this is the same directory as {pair[0]!r}", path=pair[1], hint="rename one"
-                    )
-                self._collisions[pair] = None
+            found = node.child(part)
+            if found is None:
+                found = node.add(above, Kind.DIRECTORY, alike=alike)
+                self._put_directory(above, found, self._root_time)
+                alike = True
+            elif found.kind is not Kind.DIRECTORY:
+                raise LayerContentError(f"something lies under {found.path!r}, which is no directory")
+            else:
+                alike = found.is_spelt(above, alike=alike)
+                if not alike:
+                    self._collide(found, "/".join(above), "directory", "rename one")
+            node = found
+        self._last = parts, node, alike
+        return node, alike
+
+    def _collide(self, earlier: Name, path: str, what: str, hint: str) -> None:
+        """To NTFS *path* is the same as *earlier*: refuse it, or report it."""
+        if not self._options.report_collisions:
+            raise InvalidNameError(
+                f"to NTFS this is the same {what} as {earlier.path!r}", path=path, hint=hint
+            )
+        self._collisions[earlier.path, path] = None
 
     # -- values -------------------------------------------------------------------------------------
 
@@ -398,7 +400,12 @@ class LayerBuilder:
             else (seconds, nanoseconds)
         )
 
-    def _put_directory(self, parts: list[str], time: Time) -> None:
+    def _descriptor(self, directory: Name | None, *, is_directory: bool) -> bytes | None:
+        """The descriptor of what is new in *directory*."""
+        known = None if directory is None else directory.security
+        return self._descriptors.of(known, is_directory=is_directory)
+
+    def _put_directory(self, parts: list[str], node: Name, time: Time) -> None:
         """A directory of the drive: described where it is new or known, else no more than named."""
         options = self._options
         path = "/".join(parts)
@@ -410,14 +417,14 @@ class LayerBuilder:
                 FileAttributes.DIRECTORY,
                 creation_time=written,
                 write_time=written,
-                security=self._descriptors.of(parts, is_directory=True),
+                security=self._descriptor(node.parent, is_directory=True),
             )
         elif there is True and options.directory is not None:
             metadata, streams = options.directory(path)
         else:
             self._put_bare("/".join((FILES, *parts)), time)
             return
-        self._descriptors.note(parts, metadata.security)
+        node.security = metadata.security
         self._writer.add("/".join((FILES, *parts)), metadata, streams, is_directory=True)
         self._entries += 1
 
@@ -425,38 +432,6 @@ class LayerBuilder:
         header = TarHeader(name_of_path(path), DIRECTORY, mode=_MODE_DIRECTORY, mtime=time, format=Format.PAX)
         self._writer.tar.write_header(header)
         self._entries += 1
-
-    def _leads_to_directory(self, path: str, target: str) -> bool:
-        """Whether the link at *path* leads to a directory, as far as this source and `below` tell."""
-        resolved = path.split("/")[:-1]
-        steps: list[str] = []
-        link: str | None = target
-        hops = 0
-        while link is not None or steps:
-            if link is not None:
-                hops += 1
-                drive, parts = _split_target(link)
-                if hops > _MAX_LINK_HOPS or drive not in ("", "C:", "c:"):
-                    return False
-                resolved = [] if drive else resolved
-                steps += reversed(parts)
-                link = None
-                continue
-            step = steps.pop()
-            resolved = resolved[:-1] if step == ".." else [*resolved, step]
-            link = self._targets.get(_key(resolved))
-            if link is not None:
-                resolved.pop()
-        seen = self._seen.get(_key(resolved))
-        if seen is not None:
-            return seen[1] == _DIRECTORY
-        below = self._options.below
-        known = below("/".join(resolved)) if below is not None else None
-        return target.endswith("/") if known is None else known
-
-
-def _key(parts: list[str]) -> bytes:
-    return fold_key("/".join(parts))
 
 
 def _filetime(time: Time) -> int:
@@ -473,7 +448,7 @@ def windows_target(target: str) -> str:
     """
     if not target:
         raise InvalidNameError("a symbolic link has no target")
-    drive, steps = _split_target(target)
+    drive, steps = split_target(target)
     parts: list[str] = []
     for step in steps:
         if step != "..":
@@ -483,11 +458,3 @@ def windows_target(target: str) -> str:
         elif parts:
             parts.pop()
     return f"{drive}\\" + "\\".join(parts) if drive else "\\".join(parts) or "."
-
-
-def _split_target(target: str) -> tuple[str, list[str]]:
-    """A link's target as a drive ("": it is relative) and the steps from there."""
-    drive = "C:" if target.startswith("/") else ""
-    if _DRIVE.match(target):
-        drive, target = target[:2], target[2:].replace("\\", "/")
-    return drive, [part for part in target.split("/") if part not in ("", ".")]
