@@ -142,6 +142,10 @@ class StoreError(WinlayersError):
     """The store itself is unusable: wrong version, not a store, locked, or its file system refuses."""
 
 
+class StoreReadOnlyError(StoreError):
+    """The store can only be read: its file system is read-only, or it belongs to another user."""
+
+
 class HcsError(WinlayersError, OSError):
     """A call into Windows failed.
 

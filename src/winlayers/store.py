@@ -120,10 +120,15 @@ class Store:
             repair: make derived files again, restore layers from their images' blobs, clean up after mounts
                 that are gone, remove leftovers and damaged blobs.
             deep: read everything and compare digests; otherwise only sizes are compared.
+
+        Raises:
+            StoreReadOnlyError: *repair* was asked for where the store can only be read.
         """
         from winlayers.images.check import ImageChecker, ImageFinding, restore_layer
         from winlayers.layers.portable.service import PortableLayerService
 
+        if repair:
+            self.images.require_writable()
         yield from ImageChecker(self.images, repair=repair, deep=deep).run()
         service = getattr(self.driver, "service", None)
         if isinstance(service, PortableLayerService):

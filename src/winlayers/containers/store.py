@@ -20,6 +20,7 @@ from winlayers.errors import (
     LayerInUseError,
     LayerNotFoundError,
     MountError,
+    StoreReadOnlyError,
     UnsupportedError,
     WinlayersError,
 )
@@ -58,13 +59,18 @@ class ContainerStore:
         self._driver = driver
         self._lock = lock
         if any(self._folder.glob(f"*{_UNFINISHED}")):
-            locked = lock()
-            locked.timeout = 0  # whoever holds it works on one, or will come by here, too
-            if locked.acquire():
-                try:
-                    self._finish()
-                finally:
-                    locked.release()
+            with contextlib.suppress(StoreReadOnlyError):  # who can write will come by here, too
+                self._finish_alone()
+
+    def _finish_alone(self) -> None:
+        """Finish what was begun, unless another process holds the lock: it works on one, or will come by."""
+        locked = self._lock()
+        locked.timeout = 0
+        if locked.acquire():
+            try:
+                self._finish()
+            finally:
+                locked.release()
 
     # -- records --
 

@@ -25,6 +25,7 @@ from winlayers.durable.trees import remove_tree
 __all__ = [
     "TEMPORARY_PREFIX",
     "FileLock",
+    "can_write",
     "fsync_dir",
     "fsync_file",
     "fsync_tree",
@@ -32,8 +33,10 @@ __all__ = [
     "hidden_folder",
     "is_alive",
     "is_leftover",
+    "open_hidden",
     "owner",
     "owner_lives",
+    "put_in_place",
     "remove_any",
     "remove_tree",
     "rename_dir",
@@ -45,6 +48,11 @@ __all__ = [
 ]
 
 TEMPORARY_PREFIX = ".tmp-"
+
+
+def can_write(folder: str) -> bool:
+    """Whether files can be made in the folder, as far as its permissions and its file system go."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def fsync_dir(path: str) -> None:
@@ -72,11 +80,11 @@ def temporary_name(folder: str, label: str = "") -> str:
 
 
 @contextlib.contextmanager
-def hidden_folder(folder: str, label: str = "") -> Iterator[str]:
+def hidden_folder(folder: str, label: str = "", mode: int = 0o755) -> Iterator[str]:
     """A fresh hidden folder in *folder*; what is left of it when the block ends is removed."""
     while True:
         path = temporary_name(folder, label)
-        os.mkdir(path, 0o755)
+        os.mkdir(path, mode)
         held = hold(path)
         if held is not None:
             break
@@ -90,7 +98,7 @@ def hidden_folder(folder: str, label: str = "") -> Iterator[str]:
 @contextlib.contextmanager
 def hidden_file(folder: str) -> Iterator[IO[bytes]]:
     """A fresh hidden binary file in *folder*, to write and read, which is gone when the block ends."""
-    fd, hidden = _new_file(folder, 0o600)
+    fd, hidden = open_hidden(folder, 0o600)
     try:
         with open(fd, "w+b") as file:
             yield file
@@ -103,13 +111,13 @@ def hidden_file(folder: str) -> Iterator[IO[bytes]]:
 def replacing(path: str, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of *path*, wholly and durably, when the block ends well."""
     folder = os.path.dirname(path) or "."
-    fd, hidden = _new_file(folder, mode)
+    fd, hidden = open_hidden(folder, mode)
     try:
         with open(fd, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(hidden, path)
+            put_in_place(file, hidden, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(hidden)
@@ -117,8 +125,19 @@ def replacing(path: str, mode: int = 0o644) -> Iterator[IO[bytes]]:
     fsync_dir(folder)
 
 
-def _new_file(folder: str, mode: int) -> tuple[int, str]:
-    """A fresh hidden file, open and held, and its path."""
+def put_in_place(file: IO[bytes], hidden: str, path: str) -> None:
+    """Rename the open hidden *file*, whose content is durable, to *path*, and close it.
+
+    In this order, so that it is held, and not swept, for as long as its name is hidden.
+    """
+    if sys.platform == "win32":
+        file.close()  # an open file can't be renamed there
+    os.replace(hidden, path)
+    file.close()
+
+
+def open_hidden(folder: str, mode: int = 0o644) -> tuple[int, str]:
+    """A fresh hidden file in *folder*, open to read and write and held until it is closed, and its path."""
     while True:
         hidden = temporary_name(folder)
         fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)

@@ -9,7 +9,11 @@ import time
 from types import TracebackType
 from typing import Self
 
-from winlayers.errors import StoreError
+from winlayers.errors import StoreError, StoreReadOnlyError
+
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says of files that it only lets be read."""
 
 
 class Held:
@@ -64,6 +68,9 @@ class FileLock:
     """A lock on a file, shared or exclusive, between processes and between threads.
 
     It goes with the process, however that ends.  The file stays, unless the lock is transient.
+
+    Where the file can't be written or made, but read, what it guards can only be read: it can then be locked
+    shared, if it is there, but not exclusively.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class FileLock:
         """Take the lock; False where the time ran out.
 
         Raises:
+            StoreReadOnlyError: it is not there to be written, and so can't be locked exclusively.
             StoreError: the file can't be opened or locked.
         """
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
@@ -113,9 +121,27 @@ class FileLock:
 
     def _open(self) -> int:
         try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise StoreError(f"can't open the lock file: {error.strerror}", path=self.path) from error
+            return self._open_to_read(error)
+
+    def _open_to_read(self, refused: OSError) -> int:
+        """Open the file, which is *refused* to be written, for a shared lock."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | _CLOEXEC)
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise StoreError(f"can't open the lock file: {error.strerror}", path=self.path) from error
+        else:
+            if self.shared:
+                return fd
+            os.close(fd)
+        raise StoreReadOnlyError(
+            f"the store can only be read: {refused.strerror}", path=self.path
+        ) from refused
 
     def release(self) -> None:
         """Let go of the lock; harmless when it is not held."""

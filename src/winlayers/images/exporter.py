@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -272,7 +273,10 @@ def mount_candidates(store: ImageStore, image: Image, target: str) -> list[str]:
 def save_image(
     store: ImageStore, image: Image, target: ImageTarget, *, foreign: bool = False, progress: Progress = QUIET
 ) -> Descriptor:
-    """Send an image of the store to *target*, under a lease."""
+    """Send an image of the store to *target*, under a lease.
+
+    A store that can only be read takes no leases: what its owner removes meanwhile is missing then.
+    """
 
     def open_blob(descriptor: Descriptor) -> BinaryIO:
         try:
@@ -282,8 +286,9 @@ def save_image(
                 f"blob {descriptor.digest} is not in the store", hint="load the image again, with its blobs"
             ) from error
 
-    with store.lease() as lease:
-        lease.add(d.digest for d in image.blobs)
+    with contextlib.ExitStack() as stack:
+        if not store.read_only:
+            stack.enter_context(store.lease()).add(d.digest for d in image.blobs)
         return send_image(image, open_blob, target, foreign=foreign, progress=progress)
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from winlayers.durable import FileLock
+from winlayers.errors import StoreReadOnlyError
 
 
 class Lease:
@@ -77,8 +78,12 @@ def leased(folder: Path, *, tidy: bool = True) -> set[str]:
     held: set[str] = set()
     for lock_path in sorted(folder.glob("*.lock")) if folder.is_dir() else []:
         names = lock_path.with_suffix(".refs")
-        lock = FileLock(os.fspath(lock_path), timeout=0)
-        if lock.acquire():
+        lock = FileLock(os.fspath(lock_path), shared=not tidy, timeout=0)
+        try:
+            acquired = lock.acquire()
+        except StoreReadOnlyError:
+            continue  # in a store that can only be read: it has gone just now
+        if acquired:
             lock.release()
             for stale in (names, lock_path) if tidy else ():
                 stale.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from winlayers.errors import (
     InvalidReferenceError,
     LayerNotFoundError,
     StoreError,
+    StoreReadOnlyError,
     WinlayersError,
 )
 from winlayers.images.config import ImageConfig
@@ -85,8 +86,15 @@ class ImageStore:
         self.root = root
         self._driver = driver
         self._layers_in_use = layers_in_use
-        with self.lock():
-            self.content = OciLayout.create(root / "images")
+        self._refused: StoreReadOnlyError | None = None
+        try:
+            with self.lock():
+                self.content = OciLayout.create(root / "images")
+        except StoreReadOnlyError as error:
+            self._refused = error
+            with self.lock(shared=True):
+                self.content = OciLayout(root / "images")
+            return
         for folder in ("layerdb", "leases", "locks"):
             (root / folder).mkdir(exist_ok=True)
 
@@ -97,8 +105,24 @@ class ImageStore:
 
     # -- locks --
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store can only be read: it is on such a file system, or another user's."""
+        return self._refused is not None
+
+    def require_writable(self) -> None:
+        """Raise :class:`~winlayers.errors.StoreReadOnlyError` where the store can only be read."""
+        if self._refused is not None:
+            raise StoreReadOnlyError(self._refused.message, path=os.fspath(self.root)) from self._refused
+
     def lock(self, *, shared: bool = False) -> durable.FileLock:
-        """The store's lock."""
+        """The store's lock.
+
+        Raises:
+            StoreReadOnlyError: it is to be held exclusively, and the store can only be read.
+        """
+        if not shared:
+            self.require_writable()
         return durable.FileLock(os.fspath(self.root / "lock"), shared=shared)
 
     def layer_lock(self, identifier: str) -> durable.FileLock:
@@ -106,7 +130,12 @@ class ImageStore:
         return durable.FileLock(os.fspath(self.root / "locks" / identifier[:2]), transient=True)
 
     def lease(self) -> Lease:
-        """A lease; what it held is collected if the operation fails."""
+        """A lease; what it held is collected if the operation fails.
+
+        Raises:
+            StoreReadOnlyError: the store can only be read.
+        """
+        self.require_writable()
         return Lease(self.root / "leases", lambda: self.lock(shared=True), self._forget)
 
     def _forget(self, names: set[str]) -> None:

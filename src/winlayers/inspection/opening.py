@@ -89,7 +89,7 @@ def open_image(
 def _cache(
     store: Store | None, folder: str | os.PathLike[str] | None, stack: contextlib.ExitStack
 ) -> BlobCache:
-    if folder is None and store is not None:
+    if folder is None and store is not None and not store.images.read_only:
         folder = store.cache.path
     if folder is None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="winlayers-"))

@@ -190,6 +190,7 @@ def _read(path: str, limit: int) -> bytes | None:
 
 def _write(path: str, content: bytes) -> None:
     try:
-        write_bytes(path, content, 0o600)
+        # Not with the reference's 0600, which means nothing on Windows: it's part of a layer.
+        write_bytes(path, content)
     except OSError as error:
         raise StoreError(f"can't write: {error.strerror}", path=path) from error

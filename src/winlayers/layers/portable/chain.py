@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Self
 
 from winlayers import durable
-from winlayers.errors import LayerContentError, LayerCorruptError
+from winlayers.errors import LayerContentError, LayerCorruptError, StoreReadOnlyError
 from winlayers.layers.portable import disk
 from winlayers.layers.portable import store as folders
+from winlayers.layers.portable.aside import Aside
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
-from winlayers.layers.portable.ingest import rebuild_index
+from winlayers.layers.portable.ingest import make_index, rebuild_index
 from winlayers.layers.portable.merge import Hidden, build_view
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
@@ -61,10 +62,14 @@ class _HiddenTargets:
 
 
 class ChainViews:
-    """Opens indexes and views, making what is missing or of another version."""
+    """Opens indexes and views, making what is missing or of another version.
+
+    What is made stays in the store, for all; where that can only be read, in a folder of this process's own.
+    """
 
     def __init__(self, store: LayerStore) -> None:
         self._store = store
+        self._aside = Aside()
 
     def index(self, layer_id: str) -> Index:
         """The layer's index.
@@ -80,8 +85,21 @@ class ChainViews:
             try:
                 return Index(path, layer_id)
             except LayerCorruptError:
+                if not durable.can_write(self._store.folder(layer_id)):
+                    return self._index_aside(layer_id, record)
                 self.rebuild_index(layer_id, record)
                 return Index(path, layer_id)
+
+    def _index_aside(self, layer_id: str, record: LayerRecord) -> Index:
+        """The layer's index in a store that can only be read, made once in this process."""
+        path = self._aside_path(layer_id, folders.INDEX)
+        with self._aside.lock:
+            if not os.path.exists(path):
+                make_index(self._store.folder(layer_id), layer_id, record, path)
+        return Index(path, layer_id)
+
+    def _aside_path(self, layer_id: str, name: str) -> str:
+        return self._aside.path(layer_id, self._store.identity(layer_id), name)
 
     def rebuild_index(self, layer_id: str, record: LayerRecord) -> None:
         """Make the layer's index again; see :func:`~winlayers.layers.portable.ingest.rebuild_index`."""
@@ -105,12 +123,14 @@ class ChainViews:
             view = self._usable(ids)
             if view is not None:
                 return view
-            with durable.FileLock(os.path.join(self._store.folder(layer_id), folders.VIEW_LOCK)):
-                view = self._usable(ids)
-                if view is None:
-                    self._build(ids)
-                    view = View(self._path(layer_id), self._store.home)
-            return view
+            try:
+                with durable.FileLock(os.path.join(self._store.folder(layer_id), folders.VIEW_LOCK)):
+                    return self._usable(ids) or self._build(ids, self._path(layer_id))
+            except StoreReadOnlyError:
+                pass
+            path = self._aside_path(layer_id, folders.VIEW)
+            with self._aside.lock:
+                return self._usable(ids, path) or self._build(ids, path)
 
     def forget(self, layer_id: str) -> None:
         """Remove what was made of the layer's chain; it is made again when needed."""
@@ -123,9 +143,9 @@ class ChainViews:
     def _path(self, layer_id: str) -> str:
         return os.path.join(self._store.folder(layer_id), folders.VIEW)
 
-    def _usable(self, ids: Sequence[str]) -> View | None:
-        """The view kept beside the first of *ids*, if it is one of just this chain."""
-        path = self._path(ids[0])
+    def _usable(self, ids: Sequence[str], path: str | None = None) -> View | None:
+        """The view kept beside the first of *ids*, or at *path*, if it is one of just this chain."""
+        path = path or self._path(ids[0])
         if not os.path.exists(path):
             return None
         try:
@@ -139,8 +159,8 @@ class ChainViews:
             return None
         return view
 
-    def _build(self, ids: Sequence[str]) -> None:
-        """Make the view of ``ids[0]`` from that of its nearest parent that has one."""
+    def _build(self, ids: Sequence[str], path: str) -> View:
+        """Make the view of ``ids[0]`` at *path*, from that of its nearest parent that has one."""
         below = None
         missing = list(ids)
         for position in range(1, len(ids)):
@@ -158,7 +178,8 @@ class ChainViews:
                 hidden = stack.enter_context(_HiddenTargets(self, ids[ids.index(layer_id) + 1 :]))
                 layers.append((layer_id, index, hidden))
             with disk.writing():
-                build_view(self._path(ids[0]), below, layers)
+                build_view(path, below, layers)
+        return View(path, self._store.home)
 
     # -- what a layer may say of its parents --
 

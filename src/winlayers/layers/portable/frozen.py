@@ -15,9 +15,22 @@ def connect_frozen(path: str) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: it can't be opened; what is wrong inside shows at the first query.
     """
+    return _connect(path, "mode=ro&immutable=1")
+
+
+def connect_read_only(path: str) -> sqlite3.Connection:
+    """Open the file *path*, which others may change, to be read where it can't be written.
+
+    Raises:
+        sqlite3.Error: it can't be opened; what is wrong inside shows at the first query.
+    """
+    return _connect(path, "mode=ro")
+
+
+def _connect(path: str, options: str) -> sqlite3.Connection:
     # In a URI these three mean something (source: SQLite, "Uniform Resource Identifiers").
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return sqlite3.connect(f"file:{quoted}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    return sqlite3.connect(f"file:{quoted}?{options}", uri=True, check_same_thread=False)
 
 
 def begin_frozen(path: str, schema: str = "") -> sqlite3.Connection:

@@ -88,10 +88,13 @@ def index_tar(folder: str, layer: str, target: str, tar_size: int | None = None)
     path = os.path.join(folder, folders.TAR)
     with disk.reading(), open(path, "rb") as file:
         source = _Hashing(file, os.fstat(file.fileno()).st_size if tar_size is None else tar_size)
-        return index_stream(source, layer, target, lambda: f"sha256:{source.hash.hexdigest()}")
+        summary, side_size = index_stream(source, layer, target, lambda: f"sha256:{source.hash.hexdigest()}")
+    return _record(summary, target, side_size)
 
 
-def index_stream(source: TarSource, layer: str, target: str, digest: Callable[[], str]) -> LayerRecord:
+def index_stream(
+    source: TarSource, layer: str, target: str, digest: Callable[[], str]
+) -> tuple[IndexSummary, int]:
     """Index the tar read from *source* without storing it; the index, and a side file, go to *target*.
 
     Args:
@@ -99,6 +102,9 @@ def index_stream(source: TarSource, layer: str, target: str, digest: Callable[[]
         layer: the layer's name for messages.
         target: an existing folder without either file.
         digest: gives the tar's digest once all has been read.
+
+    Returns:
+        What the index says of the tar, and the size of the side file; 0: there is none.
 
     Raises:
         TarError, LayerContentError, InvalidNameError: the tar is not a layer.
@@ -112,7 +118,38 @@ def index_stream(source: TarSource, layer: str, target: str, digest: Callable[[]
         summary = indexer.finish(digest(), counted.size)
     finally:
         indexer.close()
-    return _record(summary, target, indexer.side_size)
+    return summary, indexer.side_size
+
+
+def make_index(folder: str, layer: str, old: LayerRecord, path: str) -> None:
+    """Make an index of the layer's stored tar at *path*, atomically; the layer's folder is only read.
+
+    Args:
+        old: the layer's record.
+
+    Raises:
+        LayerCorruptError: the tar can't be read, is not the one that the record tells of, or needs another
+            side file than the layer has.
+    """
+    try:
+        with durable.hidden_folder(os.path.dirname(path), "-index") as hidden:
+            record = _index_again(folder, layer, old, hidden)
+            side = os.path.join(folder, folders.SIDE)
+            if record.side_digest is not None and side_digest(side) != record.side_digest:
+                raise LayerCorruptError("the side file is of another version", layer=layer)
+            os.replace(os.path.join(hidden, folders.INDEX), path)
+    except (OSError, FormatError, LayerContentError, StoreError) as error:
+        raise LayerCorruptError(f"the index can't be made again: {error}", layer=layer) from error
+
+
+def _index_again(folder: str, layer: str, old: LayerRecord, target: str) -> LayerRecord:
+    """Index the layer's stored tar, which must be the one that its record tells of, to *target*."""
+    record = index_tar(folder, layer, target, old.tar_size)
+    if record.digest != old.digest:
+        raise LayerCorruptError(
+            f"the tar has changed: its digest is {record.digest}, not {old.digest}", layer=layer
+        )
+    return record
 
 
 def rebuild_index(folder: str, layer: str, old: LayerRecord, keep: Callable[[LayerRecord], None]) -> None:
@@ -127,11 +164,7 @@ def rebuild_index(folder: str, layer: str, old: LayerRecord, keep: Callable[[Lay
     """
     try:
         with durable.hidden_folder(folder, "-index") as hidden:
-            record = index_tar(folder, layer, hidden, old.tar_size)
-            if record.digest != old.digest:
-                raise LayerCorruptError(
-                    f"the tar has changed: its digest is {record.digest}, not {old.digest}", layer=layer
-                )
+            record = _index_again(folder, layer, old, hidden)
             keep(record)
             for name in (folders.SIDE, folders.INDEX):
                 path = os.path.join(hidden, name)

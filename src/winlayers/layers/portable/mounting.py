@@ -17,6 +17,7 @@ from winlayers.errors import (
     LayerNotMountedError,
     MountError,
     StoreError,
+    StoreReadOnlyError,
     WinlayersError,
 )
 from winlayers.layers.portable import disk
@@ -160,11 +161,15 @@ class Mounts:
         """Take the layer's view down; a layer that has none is fine."""
         if self._store.find(layer_id) is None:
             return
-        with self._lock(layer_id):
-            target = self._unmount(layer_id)
-            if target is not None:
-                # A diff prepares again while the layer is active: the view is to come back where it was.
-                self._targets.setdefault(layer_id, target)
+        try:
+            with self._lock(layer_id):
+                target = self._unmount(layer_id)
+                if target is not None:
+                    # A diff prepares again while the layer is active: the view is to come back where it was.
+                    self._targets.setdefault(layer_id, target)
+        except StoreReadOnlyError:
+            if self.is_prepared(layer_id):
+                raise
 
     def deactivate(self, layer_id: str) -> None:
         """Mark the layer as no longer in use; one that is still mounted is unmounted first."""

@@ -14,6 +14,7 @@ from winlayers.errors import (
     LayerCorruptError,
     LayerExistsError,
     LayerNotFoundError,
+    StoreReadOnlyError,
     UnsupportedError,
 )
 from winlayers.layers.archive import archive_stream
@@ -22,7 +23,7 @@ from winlayers.layers.portable import store as folders
 from winlayers.layers.portable.chain import ChainViews
 from winlayers.layers.portable.changes import index_changes
 from winlayers.layers.portable.check import Checker, Finding
-from winlayers.layers.portable.index import Index
+from winlayers.layers.portable.index import Index, IndexSummary
 from winlayers.layers.portable.scratch import ScratchChanges, ScratchReader, layer_changes
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.streams import TarFile
@@ -85,7 +86,10 @@ class PortableLayerService(LayerService):
 
     def check_home(self) -> None:
         self.store.ensure()
-        self.store.sweep()
+        try:
+            self.store.sweep()
+        except StoreReadOnlyError:
+            return  # it is for those who can write to sweep
         self.mounts.sweep()
 
     # -- life --
@@ -267,16 +271,18 @@ class PortableLayerService(LayerService):
         record = self.store.find(layer_id)
         if record is None or not record.committed or record.digest is None:
             return {}
+        known: LayerRecord | IndexSummary = record
         if record.stream_size is None:
-            self.views.index(layer_id).close()  # makes an index of this version, and a record of this format
-            record = self.store.record(layer_id)
+            # Makes an index of this version, and where it can a record of this format.
+            with self.views.index(layer_id) as index:
+                known = index.summary
         numbers = {
-            "entries": record.entries,
-            "size": record.data_size,
-            "stream_size": record.stream_size,
-            "tar_size": record.tar_size,
+            "entries": known.entries,
+            "size": known.data_size,
+            "stream_size": known.stream_size,
+            "tar_size": known.tar_size,
         }
-        return {"digest": record.digest or "", **{key: str(value) for key, value in numbers.items()}}
+        return {"digest": record.digest, **{key: str(value) for key, value in numbers.items()}}
 
     def check(
         self,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 assert sys.platform != "win32"
 
-from winlayers.errors import MountError
+from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.erofs.image import ensure_image, read_facts
 from winlayers.layers.portable.mounts import loop, mountinfo, scratch, syscalls
 from winlayers.layers.portable.mounts.contract import (
@@ -49,6 +49,7 @@ OVERLAY_OPTIONS = (
 _OVERLAY_SOURCE = "winlayers"
 _NOT_AN_UPPER = "not supported as upperdir"
 _NO_OVERLAY = "keep the store on a file system that is no overlay itself, or use another kind of mount"
+_CAP_SYS_ADMIN = 21
 _RETRIES = 20
 _PAUSE = 0.05
 
@@ -186,7 +187,15 @@ class ErofsMounter(Mounter):
         return found is not None and found.kind == ("overlay" if record.writable else "erofs")
 
     def changes(self, view: View, state_dir: str) -> Iterator[UpperEntry]:
-        """What the scratch layer changes; it may be mounted meanwhile."""
+        """What the scratch layer changes; it may be mounted meanwhile.
+
+        Raises:
+            UnsupportedError: overlayfs's notes of it can't be seen by this process.
+        """
+        if not _sees_trusted_attributes():
+            raise UnsupportedError(
+                "what overlayfs notes of a scratch layer's changes is for root alone to see"
+            )
         with scratch.readable_folder(state_dir) as folder:
             yield from overlay_changes(view, os.path.join(folder, scratch.UPPER))
 
@@ -273,6 +282,21 @@ def _is_initial_user_name_space() -> bool:
             return file.read().split() == ["0", "0", "4294967295"]
     except OSError:
         return True
+
+
+def _sees_trusted_attributes() -> bool:
+    """Whether the kernel shows this process ``trusted.`` attributes; others see none, and no error.
+
+    Source: Linux, ``fs/xattr.c``: the capability is asked for in the first user name space.
+    """
+    if sys.platform != "linux":
+        return True
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return os.geteuid() == 0
+    return bool(held >> _CAP_SYS_ADMIN & 1) and _is_initial_user_name_space()
 
 
 def _release() -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 assert sys.platform != "win32"
 
+from winlayers.durable import can_write
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.mounts import loop, mountinfo, syscalls
 
@@ -113,7 +114,7 @@ def readable_folder(state_dir: str) -> Iterator[str]:
     if not os.path.exists(image):
         yield state_dir
         return
-    with _detached(image) as mount:
+    with _detached(image, read_only=not can_write(state_dir)) as mount:
         yield f"/proc/self/fd/{mount}"
 
 
@@ -201,14 +202,16 @@ def _attach(image: str, folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _detached(image: str) -> Iterator[int]:
+def _detached(image: str, *, read_only: bool = False) -> Iterator[int]:
     """A detached mount of the image's file system, as a descriptor."""
-    device, fd = loop.attach(image, read_only=False, unique=True)
+    device, fd = loop.attach(image, read_only=read_only, unique=not read_only)
     try:
         with _refusals(image), syscalls.Context("ext4") as context:
             context.string("source", device)
+            if read_only:
+                context.flag("ro")
             context.create()
-            mount = context.mount(_ATTRIBUTES)
+            mount = context.mount(_ATTRIBUTES | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0))
     finally:
         os.close(fd)
     try:

@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 
 assert sys.platform != "win32"
 
-from winlayers.durable import fsync_dir
-from winlayers.errors import LayerCorruptError
+from winlayers.durable import can_write, fsync_dir
+from winlayers.errors import LayerCorruptError, LayerInUseError
+from winlayers.layers.portable.frozen import connect_frozen, connect_read_only
 from winlayers.layers.portable.index import pack_eas, unpack_eas
 from winlayers.layers.portable.mounts.fusefs.lower import FIRST_NEW, Lower
 from winlayers.layers.portable.mounts.fusefs.protocol import ROOT_ID
@@ -167,6 +168,7 @@ class Record:
 
         Raises:
             LayerCorruptError: it can't be read, or the view does not have what it builds on.
+            LayerInUseError: it was changed by another process while it was read.
         """
         self.inodes: dict[int, Inode] = {}
         self.names: dict[int, dict[bytes, Name]] = {}
@@ -189,7 +191,11 @@ class Record:
     def _open(self, folder: str, boot: str, read_only: bool) -> None:
         if not read_only and not os.path.exists(self._path):
             self._make(folder)
-        self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
+        frozen = None
+        if read_only and not can_write(folder):
+            self._db, frozen = self._connect_to_read()
+        else:
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
         if not read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -206,10 +212,31 @@ class Record:
                 self._rewrite()
             self._db.execute("UPDATE meta SET value = ? WHERE key = 'boot'", (boot,))
         self._db.execute("COMMIT")
+        if frozen is not None and self._state() != frozen:
+            raise LayerInUseError("the layer was changed while it was read", path=self._path)
         if not read_only:
             self._wal = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
             self.sync()
             fsync_dir(folder)
+
+    def _connect_to_read(self) -> tuple[sqlite3.Connection, tuple[int, int, int] | None]:
+        """Open the record in a folder that can't be written to, where SQLite can't make a log's index.
+
+        With a log there must be the index that the server made.  Without, the file is as its server left it,
+        and read as one that stays so: its state is given, too, to see afterwards whether it did.
+        """
+        with open(self._path, "rb"):
+            pass  # what SQLite says of a file that may not be read is less clear
+        state = self._state()
+        if state[-1]:
+            return connect_read_only(self._path), None
+        return connect_frozen(self._path), state
+
+    def _state(self) -> tuple[int, int, int]:
+        """What changes with the record: size and time of its file, size of the log."""
+        about = os.stat(self._path)
+        log = f"{self._path}-wal"
+        return about.st_size, about.st_mtime_ns, os.stat(log).st_size if os.path.exists(log) else 0
 
     def _make(self, folder: str) -> None:
         """Make it under another name: whoever finds the record, at any moment, finds it whole."""
