@@ -15,6 +15,7 @@ check failed, 1 if one did, 2 if they can't be made here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -27,6 +28,7 @@ import sys
 import tarfile
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -108,10 +110,9 @@ class Bench:
         """The base layer's tar, uncompressed."""
         if self.base_tar is None:
             raise Skipped("needs --base")
-        file = self.base_tar.open("rb")
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+        with self.base_tar.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return cast(BinaryIO, gzip.open(self.base_tar)) if packed else self.base_tar.open("rb")
 
     @property
     def chain(self) -> list[str]:
@@ -406,11 +407,8 @@ def _export_base(bench: Bench) -> str:
     service = bench.base()
     with bench.open_base() as source:
         theirs = dict(digests(source))
-    stream = service.export_tar("base", [])
-    try:
+    with contextlib.closing(service.export_tar("base", [])) as stream:
         ours = dict(digests(stream))
-    finally:
-        stream.close()
     differing = [name for name, digest in theirs.items() if ours.get(name) != digest]
     added = sorted(ours.keys() - theirs.keys())
     return (
@@ -523,18 +521,17 @@ def _scratch(bench: Bench) -> str:
         try:
             Path(view, "written.txt").write_bytes(b"in the container")
             (Path(view) / "License.txt").unlink(missing_ok=True)
-            size = shutil.disk_usage(view).total
-            stream = driver.diff("scratch")
-            try:
+            # A volume's path names its root folder only with a backslash at the end.
+            size = shutil.disk_usage(view.rstrip("\\") + "\\").total
+            with contextlib.closing(driver.diff("scratch")) as stream:
                 exported = dict(digests(stream))
-            finally:
-                stream.close()
             changed = [f"{change.kind.value} {change.path}" for change in driver.changes("scratch")]
             expect(Path(view, "written.txt").exists(), "the view did not come back after it was read")
         finally:
             driver.put("scratch")
         expect("Files/written.txt" in exported, f"not exported; {len(exported)} entries")
-        again = dict(digests(service.export_inactive("scratch", bench.chain)))
+        with contextlib.closing(service.export_inactive("scratch", bench.chain)) as stream:
+            again = dict(digests(stream))
         expect("Files/written.txt" in again, "not exported once it is unmounted")
         expect(39 << 30 < size <= 40 << 30, f"the volume has {size} bytes")
     finally:
@@ -573,6 +570,19 @@ def _remove_base(bench: Bench) -> str:
 # -- the report -------------------------------------------------------------------------------------
 
 
+FAILURES = (
+    WinlayersError,
+    OSError,
+    EOFError,
+    AssertionError,
+    ValueError,
+    tarfile.TarError,
+    zlib.error,
+    subprocess.SubprocessError,
+)
+"""What a check can end with, be it for the tar that was given or for a child process."""
+
+
 def run(bench: Bench) -> Iterator[tuple[str, str, str]]:
     """Title, result and detail of each check; an error ends its own check only."""
     for number, (title, function) in enumerate(CHECKS, 1):
@@ -581,13 +591,16 @@ def run(bench: Bench) -> Iterator[tuple[str, str, str]]:
             yield title, "passed", function(bench)
         except Skipped as reason:
             yield title, "skipped", str(reason)
-        except (WinlayersError, OSError, AssertionError, ValueError, tarfile.TarError) as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            yield (
-                title,
-                "**FAILED**",
-                f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
-            )
+        except FAILURES as error:
+            yield title, "**FAILED**", what_failed(error)
+
+
+def what_failed(error: BaseException) -> str:
+    """The error and where it was raised; before it the one after which it came, if a clean-up failed, too."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    before = None if error.__suppress_context__ else error.__context__
+    return text if before is None else f"{what_failed(before)}; then {text}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -623,6 +636,8 @@ def unfit(home: Path) -> str | None:
         return str(error)
     if kind != "NTFS":
         return f"{home} is on {kind}: name a folder on NTFS with --home"
+    if not home.absolute().parent.is_dir():
+        return f"{home.absolute().parent} is no folder: --home must lie in one that is there"
     if home.exists():
         return f"{home} is there already: name a folder with --home that can be made and removed"
     return None

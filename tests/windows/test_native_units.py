@@ -17,7 +17,17 @@ from winlayers.errors import (
     StoreError,
     UnsupportedError,
 )
-from winlayers.layers.native import childimport, compute, content, errors, ffi, host, paths, vmcompute
+from winlayers.layers.native import (
+    childimport,
+    compute,
+    content,
+    errors,
+    ffi,
+    host,
+    paths,
+    safefile,
+    vmcompute,
+)
 from winlayers.layers.native.service import NativeLayerService
 from winlayers.layers.service import DriverInfo, Flavour
 from winlayers.win32.attributes import FileAttributes
@@ -302,6 +312,38 @@ def test_null_characters_never_reach_a_call(use: Any) -> None:
     use(vmcompute=Fake(ActivateLayer=lambda *a: pytest.fail("called")))
     with pytest.raises(InvalidNameError):
         vmcompute.activate_layer(Flavour.FILTER, "C:\\a\0b")
+
+
+class _Tree(safefile.Root):
+    """Directories that are nowhere; what is in *held* can't be removed."""
+
+    def __init__(self, *paths: str, held: str = "") -> None:
+        self.left = set(paths)
+        self._held = held
+
+    def stat(self, path: str) -> FileMetadata | None:
+        return FileMetadata(FileAttributes.DIRECTORY) if path in self.left else None
+
+    def list(self, path: str) -> list[str]:
+        return [name.rpartition("\\")[2] for name in self.left if name.rpartition("\\")[0] == path]
+
+    def remove(self, path: str, *, missing_ok: bool = False) -> None:
+        if path == self._held or self.list(path):
+            raise HcsError(f"{path} is held")
+        self.left.discard(path)
+
+
+def test_trees_of_any_depth_are_removed() -> None:
+    tree = _Tree(*("d" + "\\d" * depth for depth in range(1200)))
+    tree.remove_all("d")
+    assert tree.left == set()
+
+
+def test_all_but_what_is_held_is_removed() -> None:
+    tree = _Tree("a", "a\\b", "a\\b\\c", "a\\b\\d", "a\\e", "f", held="a\\b\\c")
+    with pytest.raises(HcsError, match=r"^a\\b\\c is held$"):
+        tree.remove_all("a")
+    assert tree.left == {"a", "a\\b", "a\\b\\c", "f"}
 
 
 class _Source:

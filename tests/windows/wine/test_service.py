@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.support import REPOSITORY
 from tests.windows.wine.standin import StandIn
+from winlayers.durable import remove_tree
 from winlayers.errors import (
     HcsError,
     InvalidNameError,
@@ -361,6 +364,70 @@ def test_broken_source_ends_the_child(home: Path, standin: StandIn) -> None:
         service.import_tar("one", [], Broken(BASE))
     assert os.listdir(home) == []
     assert "ProcessBaseImage" not in standin.names()
+
+
+class TemporaryFolders:
+    """The imports' and exports' temporary folders that were not there before."""
+
+    def __init__(self) -> None:
+        self._parent = Path(os.environ["TEMP"])
+        self._before = set(self._parent.glob("hcs*"))
+
+    def new(self) -> list[Path]:
+        return sorted(set(self._parent.glob("hcs*")) - self._before)
+
+
+def test_child_that_is_ended_leaves_no_temporary_folder(
+    home: Path, parent: list[str], standin: StandIn
+) -> None:
+    folders = TemporaryFolders()
+
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(4096)
+            if not data:
+                while not any(os.listdir(folder) for folder in folders.new()):
+                    time.sleep(0.01)  # until the child is at work
+                raise ConnectionResetError("gone")
+            return data
+
+    service = NativeLayerService(DriverInfo(str(home)), import_inline=False)
+    tar = make_tar(Member("Files/"), *(Member(f"Files/{number}", bytes(70_000)) for number in range(40)))
+    with pytest.raises(ConnectionResetError):
+        service.import_tar("one", parent, Broken(tar))
+    assert folders.new() == []
+    assert os.listdir(home) == ["p1"]
+
+
+@pytest.mark.parametrize("end", ["commit", "abort"])
+def test_write_ends_well_though_its_temporary_folder_is_in_use_emulated(
+    service: NativeLayerService, home: Path, parent: list[str], caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    folders = TemporaryFolders()
+    writer = service.open_writer("one", parent)
+    writer.add("Files", DIRECTORY)
+    writer.add("Files/b", FILE, [stream("", b"b")])
+    (folder,) = folders.new()
+    with (folder / "Files" / "b").open("rb"):  # as a virus scanner has it
+        getattr(writer, end)()
+    assert (home / "one" / "Files" / "b").exists() == (end == "commit")
+    assert str(folder) in caplog.text
+    assert caplog.text.count("\n") == 1
+    remove_tree(str(folder))
+
+
+def test_reading_ends_well_though_its_temporary_folder_is_in_use_emulated(
+    service: NativeLayerService, parent: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    service.create("one", "")
+    folders = TemporaryFolders()
+    reader = service.open_reader("one", parent)
+    (folder,) = folders.new()
+    with (folder / "tombstones.txt").open("rb"):
+        reader.close()
+    assert str(folder) in caplog.text
+    reader.close()
+    remove_tree(str(folder))
 
 
 def test_child_that_dies_is_reported(home: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,7 +782,7 @@ def test_acceptance_script_runs_to_its_end_emulated(home: Path, standin: StandIn
     tar.write_bytes(BASE)
     script = REPOSITORY / "tools" / "windows-acceptance.py"
     command = [sys.executable, str(script), "--home", str(home / "acceptance"), "--base", str(tar)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     progress = done.stderr.splitlines()
     assert progress
     assert all(line.startswith("[") for line in progress), done.stderr
@@ -736,10 +803,23 @@ def test_acceptance_script_runs_to_its_end_emulated(home: Path, standin: StandIn
     assert os.listdir(home) == ["base.tar"]
 
 
+def test_acceptance_script_reports_a_broken_layer(home: Path, standin: StandIn) -> None:
+    tar = home / "base.tar.gz"
+    tar.write_bytes(gzip.compress(BASE)[:-100])
+    script = REPOSITORY / "tools" / "windows-acceptance.py"
+    command = [sys.executable, str(script), "--home", str(home / "acceptance"), "--base", str(tar)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 1, done.stderr
+    assert "A base layer is imported in a child process | **FAILED** | EOFError" in done.stdout
+    assert "The base layer is removed | **FAILED** | EOFError" in done.stdout
+    assert os.listdir(home) == ["base.tar.gz"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--home", "C:\\lay"], "C:\\lay is there already"),
+        (["--home", "C:\\lay\\no\\home"], "C:\\lay\\no is no folder"),
         (["--home", "C:\\acceptance", "--base", "C:\\no.tar"], "there is no file"),
     ],
 )

@@ -1,14 +1,17 @@
 """A layer's tar taken in by a child process, so that what a hostile tar does to the parser stays there.
 
-The child is this module run by the same interpreter: the tar comes on its standard input, the layer's home,
-flavour, id and parents as arguments.  Standard output carries the size alone; standard error, in its last
-line, the error as ``CLASS: MESSAGE`` with the class of :mod:`winlayers.errors` to raise (source: dockerd's
-re-exec ``docker-windows-write-layer``).
+The child is this module run by the same interpreter: the tar comes on its standard input, the flavour, the
+layer's folder and its parents' as arguments.  Standard output carries the size alone; standard error, in its
+last line, the error as ``CLASS: MESSAGE`` with the class of :mod:`winlayers.errors` to raise, or, after a
+success, warnings (source: dockerd's re-exec ``docker-windows-write-layer``).
+
+The temporary folder is the parent's, so that it goes even if the child is ended.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import subprocess
 import sys
 import threading
@@ -18,12 +21,14 @@ from typing import IO, BinaryIO
 from winlayers import errors as public_errors
 from winlayers.errors import HcsError, LayerError, WinlayersError
 from winlayers.layers.native import errors as native_errors
-from winlayers.layers.native import ffi
+from winlayers.layers.native import ffi, temporary
 from winlayers.layers.native.basewriter import BaseLayerWriter
 from winlayers.layers.native.privileges import WRITE, privileges
 from winlayers.layers.native.tarimport import write_from_tar
 from winlayers.layers.native.writer import DeltaLayerWriter
 from winlayers.layers.service import Flavour, LayerWriter, TarStream
+
+_log = logging.getLogger("winlayers.layers")
 
 _CHUNK = 1 << 20
 _MAX_OUTPUT = 1 << 16
@@ -51,18 +56,18 @@ class ImportTarget:
     chain: tuple[str, ...]
     complete_hives: bool = True
 
-    def open_writer(self) -> LayerWriter:
-        """The writer that fills it."""
+    def open_writer(self, *, folder: str | None = None) -> LayerWriter:
+        """The writer that fills it, through the temporary *folder* if that is needed."""
         if self.chain:
-            return DeltaLayerWriter(self.flavour, self.path, self.chain)
+            return DeltaLayerWriter(self.flavour, self.path, self.chain, folder=folder)
         return BaseLayerWriter(self.path, complete_hives=self.complete_hives)
 
 
-def import_inline(target: ImportTarget, source: BinaryIO | TarStream) -> int:
-    """Take the tar in within this process; return the layer's size."""
+def import_inline(target: ImportTarget, source: BinaryIO | TarStream, *, folder: str | None = None) -> int:
+    """Take the tar in within this process, through the temporary *folder*; return the layer's size."""
     ffi.vmcompute()  # a host without it shouldn't find out only once all is written
     with privileges(*WRITE):
-        writer = target.open_writer()
+        writer = target.open_writer(folder=folder)
         try:
             write_from_tar(source, writer)
         except BaseException:
@@ -77,8 +82,18 @@ def import_in_child(target: ImportTarget, source: BinaryIO | TarStream) -> int:
     Raises:
         WinlayersError: what the child raised, as the same class.
     """
+    folder = temporary.make_folder() if target.chain else ""
+    try:
+        return _run_child(target, source, folder)
+    except BaseException:
+        if folder:
+            temporary.remove_folder(folder)
+        raise
+
+
+def _run_child(target: ImportTarget, source: BinaryIO | TarStream, folder: str) -> int:
     numbers = f"{int(target.flavour)}{int(target.complete_hives)}"
-    command = [sys.executable, "-m", __name__, numbers, target.path, *target.chain]
+    command = [sys.executable, "-m", __name__, numbers, folder, target.path, *target.chain]
     flags = _CREATE_NO_WINDOW if sys.platform == "win32" else 0
     with subprocess.Popen(
         command,
@@ -99,7 +114,10 @@ def import_in_child(target: ImportTarget, source: BinaryIO | TarStream) -> int:
             child.kill()
             raise
         code = child.wait()
-        return child_result(target.path, code, output.text(), messages.text())
+        size = child_result(target.path, code, output.text(), messages.text())
+        for line in messages.text().splitlines():
+            _log.warning("%s", line)
+        return size
 
 
 def _feed(source: BinaryIO | TarStream, sink: IO[bytes]) -> None:
@@ -168,11 +186,16 @@ def _code_in(message: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The child: *arguments* are two digits (flavour, complete hives), the folder, the parents' folders."""
-    numbers, path, *chain = arguments
+    """The child.
+
+    Args:
+        arguments: two digits (flavour, complete hives), the temporary folder ("" for a base layer), the
+            layer's folder, its parents' folders.
+    """
+    numbers, folder, path, *chain = arguments
     target = ImportTarget(Flavour(int(numbers[0])), path, tuple(chain), numbers[1] == "1")
     try:
-        size = import_inline(target, sys.stdin.buffer)
+        size = import_inline(target, sys.stdin.buffer, folder=folder or None)
     except WinlayersError as error:
         _report(f"{type(error).__name__}: {error}")
         return 1

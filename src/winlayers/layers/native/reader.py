@@ -267,13 +267,11 @@ class ExportedLayerReader(TransportReader):
             vmcompute.export_layer(flavour, path, self._folder, chain)
             super().__init__(self._folder, listing=listing)
         except BaseException:
-            temporary.try_remove_folder(self._folder)
+            temporary.remove_folder(self._folder)
             raise
 
     def close(self) -> None:
         already = self._closed
         super().close()
         if not already:
-            error = temporary.try_remove_folder(self._folder)
-            if error is not None:
-                raise error
+            temporary.remove_folder(self._folder)

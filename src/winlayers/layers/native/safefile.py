@@ -39,8 +39,7 @@ _MIN_LINK_INFORMATION = 24
 _NAME_SURROGATE = 0x20000000
 """The bit of a reparse tag that says: this stands for another name (a link, a junction)."""
 
-_MAX_DEPTH = 400
-"""The deepest tree that is removed: far beyond real ones, well within Python's recursion limit."""
+_DIRECTORY_OR_POINT = FileAttributes.DIRECTORY | FileAttributes.REPARSE_POINT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -260,29 +259,25 @@ class Root:
                 raise
             self._set_information(file, _CLASS_DISPOSITION, b"\x01", file.path)
 
-    def remove_all(self, path: str, *, _depth: int = 0) -> None:
+    def remove_all(self, path: str) -> None:
         """Remove *path* and, of a directory, all that is in it; nothing there is fine.
 
         All is tried; the first error is raised at the end.
         """
-        found = self.stat(path)
-        if found is None:
-            return
-        if not found.is_directory or found.attributes & FileAttributes.REPARSE_POINT:
-            self.remove(path, missing_ok=True)
-            return
-        if _depth > _MAX_DEPTH:
-            raise LayerContentError("directories nested too deeply to be removed", path=path)
         first: HcsError | None = None
-        for name in self.list(path):
+        stack = [(path, False)]  # True: a directory, of which all has been tried that is in it
+        while stack:
+            current, emptied = stack.pop()
             try:
-                self.remove_all(f"{path}\\{name}", _depth=_depth + 1)
+                found = None if emptied else self.stat(current)
+                if found is not None and (found.attributes & _DIRECTORY_OR_POINT) == FileAttributes.DIRECTORY:
+                    names = self.list(current)
+                    stack.append((current, True))
+                    stack.extend((f"{current}\\{name}", False) for name in reversed(names))
+                elif emptied or found is not None:
+                    self.remove(current, missing_ok=True)
             except HcsError as error:
                 first = first or error
-        try:
-            self.remove(path, missing_ok=True)
-        except HcsError as error:
-            raise first or error from None
         if first is not None:
             raise first
 

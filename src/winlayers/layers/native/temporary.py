@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ntpath
 import os
 import secrets
@@ -11,6 +12,8 @@ from winlayers.errors import HcsError, StoreError
 from winlayers.layers.native import paths
 from winlayers.layers.native.privileges import SE_BACKUP, SE_RESTORE, privileges
 from winlayers.layers.native.safefile import Root
+
+_log = logging.getLogger("winlayers.layers")
 
 _ATTEMPTS = 1000
 
@@ -33,18 +36,12 @@ def make_folder(prefix: str = "hcs") -> str:
 def remove_folder(path: str) -> None:
     """Remove the folder and all that is in it, never following a link; nothing there is fine.
 
-    Raises:
-        HcsError: something in it can't be removed.
+    What can't be removed (a virus scanner may have it open) is left and logged: by then the layer was written
+    or read, or could not be, and neither is changed by that (source: hcsshim ignores it, too).
     """
     parent, name = ntpath.split(paths.long_path(path))
-    with privileges(SE_BACKUP, SE_RESTORE), Root.open(parent) as root:
-        root.remove_all(name)
-
-
-def try_remove_folder(path: str) -> HcsError | None:
-    """`remove_folder`, where an error is of less weight than what happened before: it is returned."""
     try:
-        remove_folder(path)
+        with privileges(SE_BACKUP, SE_RESTORE), Root.open(parent) as root:
+            root.remove_all(name)
     except HcsError as error:
-        return error
-    return None
+        _log.warning("the temporary folder %s is left: %s", path, error)

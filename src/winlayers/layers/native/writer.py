@@ -36,11 +36,14 @@ class _PendingLink:
 class DeltaLayerWriter(LayerWriter):
     """Writes a layer that stands on parents."""
 
-    def __init__(self, flavour: Flavour, path: str, chain: Sequence[str]) -> None:
+    def __init__(
+        self, flavour: Flavour, path: str, chain: Sequence[str], *, folder: str | None = None
+    ) -> None:
         """Begin to fill the layer in the folder *path*, which must be there.
 
         Args:
             chain: the parents' folders, nearest first; at least one.
+            folder: the temporary folder to write to, empty, which is removed at the end; None: a new one.
         """
         self._flavour = flavour
         self._chain = list(chain)
@@ -56,8 +59,8 @@ class DeltaLayerWriter(LayerWriter):
         self._directory_keys: set[bytes] = set()
         self._file_keys: set[bytes] = set()
         with privileges(*WRITE), contextlib.ExitStack() as undo:
-            self._folder = temporary.make_folder()
-            undo.callback(temporary.try_remove_folder, self._folder)
+            self._folder = folder or temporary.make_folder()
+            undo.callback(temporary.remove_folder, self._folder)
             undo.callback(self._open.close)
             self._root = self._open.enter_context(Root.open(self._folder))
             self._target = self._open.enter_context(Root.open(path))
@@ -226,10 +229,8 @@ class DeltaLayerWriter(LayerWriter):
             try:
                 with self._open:
                     self._import()
-            except BaseException:
-                temporary.try_remove_folder(self._folder)
-                raise
-            temporary.remove_folder(self._folder)
+            finally:
+                temporary.remove_folder(self._folder)
         return self._counted.total
 
     def _import(self) -> None:
