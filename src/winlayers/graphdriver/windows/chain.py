@@ -190,7 +190,7 @@ def _read(path: str, limit: int) -> bytes | None:
 
 def _write(path: str, content: bytes) -> None:
     try:
-        # Not with the reference's 0600, which means nothing on Windows: it's part of a layer.
-        write_bytes(path, content)
+        # Not the reference's 0600, which means nothing on Windows: who may read a layer may read this.
+        write_bytes(path, content, 0o644)
     except OSError as error:
         raise StoreError(f"can't write: {error.strerror}", path=path) from error
