@@ -24,13 +24,18 @@ def owner_lives(text: str) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    """When the process was started, in clock ticks since boot; "" where that can't be told.
+    """When the process was started, in clock ticks since boot; "" where that can't be told, or it has ended.
 
-    Source: Linux, ``proc_pid_stat(5)``, field 22; the second field may hold blanks and parentheses.
+    One that has ended is there until its parent has asked after it.  Its first thread may have ended alone.
+
+    Source: Linux, ``proc_pid_stat(5)``, fields 3 (state), 20 (number of threads) and 22; the second field may
+    hold blanks and parentheses.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+            fields = file.read().rpartition(b")")[2].split()
+        has_ended = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+        return "" if has_ended else fields[19].decode("ascii")
     except (OSError, IndexError):
         return ""
 

@@ -233,8 +233,8 @@ class BlobWriter:
         folder = layout.root / "blobs" / "sha256"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._hidden = durable.temporary_name(os.fspath(folder))
-            self._file: IO[bytes] = open(self._hidden, "xb", buffering=0)  # noqa: SIM115 - __exit__ closes it
+            fd, self._hidden = durable.open_hidden(os.fspath(folder))
+            self._file: IO[bytes] = open(fd, "wb", buffering=0)  # noqa: SIM115 - __exit__ closes it
         except OSError as error:
             raise StoreError(f"can't write to {layout.root}: {error.strerror}") from error
 
@@ -254,10 +254,9 @@ class BlobWriter:
     def commit(self, digest: str) -> None:
         """Make the blob durable under *digest*, which the caller has checked."""
         os.fsync(self._file.fileno())
-        self._file.close()
         path = self._layout.blob_path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self._hidden, path)
+        durable.put_in_place(self._file, self._hidden, os.fspath(path))
         durable.fsync_dir(os.fspath(path.parent))
 
     def __enter__(self) -> Self:

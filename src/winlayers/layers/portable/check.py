@@ -287,20 +287,18 @@ class Checker:
         digest = record.digest
 
         def mend() -> str:
-            hidden = durable.temporary_name(os.path.dirname(path), "-restore")
-            try:
-                if not restore(layer_id, digest, hidden):
+            folder, name = os.path.split(path)
+            with durable.hidden_folder(folder, "-restore") as hidden:
+                made = os.path.join(hidden, name)
+                if not restore(layer_id, digest, made):
                     raise LayerCorruptError("no image in the store has this layer's blob", layer=layer_id)
-                if file_digest(hidden) != digest:
+                if file_digest(made) != digest:
                     raise LayerCorruptError("the blob does not have the layer's digest", layer=layer_id)
-                with open(hidden, "r+b") as file:
+                with open(made, "r+b") as file:
                     file.truncate(-(-record.tar_size // folders.BLOCK) * folders.BLOCK)
                     os.fsync(file.fileno())
-                os.replace(hidden, path)
-                durable.fsync_dir(os.path.dirname(path))
-            finally:
-                if os.path.exists(hidden):
-                    os.unlink(hidden)
+                os.replace(made, path)
+                durable.fsync_dir(folder)
             return "restored from the image's blob"
 
         return mend

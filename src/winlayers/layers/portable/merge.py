@@ -25,7 +25,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from winlayers.durable import fsync_dir, fsync_file, temporary_name
+from winlayers.durable import fsync_dir, fsync_file, hidden_folder
 from winlayers.errors import LayerContentError
 from winlayers.layers.portable.digests import seal
 from winlayers.layers.portable.frozen import begin_frozen
@@ -76,31 +76,28 @@ def build_view(target: str, parent_view: str | None, layers: Sequence[tuple[str,
     Raises:
         LayerContentError: a link leads nowhere.
     """
-    hidden = temporary_name(os.path.dirname(target), ".view")
-    try:
+    folder, name = os.path.split(target)
+    with hidden_folder(folder, "-view") as hidden:
+        made = os.path.join(hidden, name)
         if parent_view is not None:
-            shutil.copyfile(parent_view, hidden)
-        db = begin_frozen(hidden, _SCHEMA if parent_view is None else "")
+            shutil.copyfile(parent_view, made)
+        db = begin_frozen(made, _SCHEMA if parent_view is None else "")
         try:
             db.execute("PRAGMA cache_size = -65536")
             if parent_view is None:
                 _start(db)
-            for name, index, hidden_target in layers:
-                _Overlay(db, name, index, hidden_target).apply()
+            for layer, index, hidden_target in layers:
+                _Overlay(db, layer, index, hidden_target).apply()
             if parent_view is None:
                 db.execute("CREATE INDEX nodes_by_inode ON nodes(inode)")
             db.execute("COMMIT")
         finally:
             db.close()
-        seal(hidden)
+        seal(made)
         # A view that lost pages with the power would not be told from a whole one.
-        fsync_file(hidden)
-        os.replace(hidden, target)
-        fsync_dir(os.path.dirname(target))
-    except BaseException:
-        if os.path.exists(hidden):
-            os.unlink(hidden)
-        raise
+        fsync_file(made)
+        os.replace(made, target)
+        fsync_dir(folder)
 
 
 def _start(db: sqlite3.Connection) -> None:

@@ -162,9 +162,8 @@ class ExtractMounter(Mounter):
         shared = None
         if can_clone(request.view_dir, state_dir):
             shared = _shared_tree(request.view, request.view_dir)
-        hidden = durable.temporary_name(state_dir)
         stamps = os.path.join(state_dir, f"{STAMPS}.new")
-        with _removed_on_failure(hidden):
+        with _hidden_tree(state_dir) as hidden:
             with contextlib.closing(Stamps.create(stamps)) as written:
                 Extractor(request.view, hidden, clone_from=shared, stamps=written).run()
             _settle(hidden)
@@ -178,9 +177,8 @@ class ExtractMounter(Mounter):
         """A tree for one read-only mount."""
         shared = None if os.geteuid() == 0 else _shared_tree(request.view, request.view_dir)
         folder = _folder(request.view_dir)
-        hidden = durable.temporary_name(folder)
         tree = os.path.join(folder, f"{_OWN}{secrets.token_hex(6)}")
-        with _removed_on_failure(hidden):
+        with _hidden_tree(folder) as hidden:
             Extractor(request.view, hidden, link_from=shared, read_only=True, locked=True).run()
             _settle(hidden)
             os.rename(hidden, tree)
@@ -198,8 +196,7 @@ def _shared_tree(view: View, view_dir: str) -> str:
         for name in os.listdir(folder):
             if name.startswith(_SHARED):
                 durable.remove_tree(os.path.join(folder, name))
-        hidden = durable.temporary_name(folder)
-        with _removed_on_failure(hidden):
+        with _hidden_tree(folder) as hidden:
             Extractor(view, hidden, read_only=True).run()
             _settle(hidden)
             os.rename(hidden, tree)
@@ -231,12 +228,14 @@ def _folder(view_dir: str) -> str:
 
 
 @contextlib.contextmanager
-def _removed_on_failure(folder: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        _remove(folder)
-        raise
+def _hidden_tree(folder: str) -> Iterator[str]:
+    """A fresh hidden folder in *folder* to write a tree to; one that is not renamed is removed."""
+    with durable.hidden_folder(folder, mode=0o700) as hidden:
+        try:
+            yield hidden
+        except BaseException:
+            _remove(hidden)
+            raise
 
 
 def _remove(tree: str) -> None:

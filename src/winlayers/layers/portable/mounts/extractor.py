@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -112,7 +113,7 @@ class Extractor:
         """Prepare.
 
         Args:
-            folder: the folder to make.
+            folder: the folder to make, or an empty one.
             link_from: a tree, written by this class, whose files are to be hard-linked.
             clone_from: the same, to be cloned.
             read_only: files get no write permission.
@@ -138,7 +139,8 @@ class Extractor:
             OSError: a file can't be written.
             LayerCorruptError: the view's data is damaged.
         """
-        os.mkdir(self.folder, 0o700)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.folder, 0o700)
         self._root = anchored.Anchor(self.folder)
         if self._other_path is not None:
             self._other = anchored.Anchor(self._other_path)

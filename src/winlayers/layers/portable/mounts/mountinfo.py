@@ -25,12 +25,13 @@ class MountInfo:
 
 def mounts() -> list[MountInfo]:
     """The mounts of this process's name space, in the order in which they were made."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return [_parse(line) for line in file]
+    with open("/proc/self/mountinfo", "rb") as file:
+        return [parse_line(os.fsdecode(line)) for line in file]
 
 
-def _parse(line: str) -> MountInfo:
-    fields = line.split()
+def parse_line(line: str) -> MountInfo:
+    """One line; a blank and a line feed alone part fields and lines, all else may be in a name as it is."""
+    fields = line.rstrip("\n").split(" ")
     dash = fields.index("-", 6)
     return MountInfo(
         int(fields[0]),
