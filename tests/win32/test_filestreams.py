@@ -217,6 +217,13 @@ class TestRefusals:
         with pytest.raises(BackupStreamError, match="more than 2"):
             read_file_streams(io.BytesIO(raw))
 
+    def test_names_of_streams_take_bounded_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(filestreams, "MAX_STREAM_NAMES", 1000)
+        raw = b"".join(stream(4, name=f":{n:0250}:$DATA") for n in range(4))
+        assert len(read_file_streams(io.BytesIO(raw)).streams) == 4
+        with pytest.raises(BackupStreamError, match="names of over 1000 characters"):
+            read_file_streams(io.BytesIO(raw + stream(4, name=":x:$DATA")))
+
     @pytest.mark.parametrize("raw", [stream(1, b"abc"), b"", stream(1, attributes=SPARSE) + block(5)])
     def test_another_size_than_was_told_is_refused(self, raw: bytes) -> None:
         with pytest.raises(BackupStreamError, match="where 4 were told"):

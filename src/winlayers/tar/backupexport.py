@@ -25,13 +25,12 @@ from winlayers.win32.ea import parse_eas
 from winlayers.win32.filestreams import (
     IGNORED_STREAMS,
     MAX_METADATA_SIZE,
-    MAX_STREAMS,
     SeekableSource,
+    StreamNames,
     alternate_stream_name,
     read_file_streams,
 )
 from winlayers.win32.metadata import DataStream, FileMetadata
-from winlayers.win32.names import fold_key
 
 EARLY_STREAMS_LIMIT = 16 << 20
 """How many bytes of alternate streams before the data are kept in memory for a source that is read once."""
@@ -85,7 +84,7 @@ class _Once:
         self._path = path
         self._size = size
         self._early: list[tuple[str, bytes]] = []
-        self._names: set[bytes] = set()
+        self._names = StreamNames(self._reader)
         self._data: StreamHeader | None = None
 
     def read_head(self) -> None:
@@ -118,10 +117,7 @@ class _Once:
                 f"the alternate stream {header.name!a} is sparse, so its size is unknown"
             )
         name = alternate_stream_name(header.name, path=self._path)
-        key = fold_key(name)
-        if key in self._names or len(self._names) == MAX_STREAMS:
-            raise self._reader.error(f"there are two data streams called {name!a}, or too many of them")
-        self._names.add(key)
+        self._names.add(name)
         return name
 
     def streams(self) -> Iterator[DataStream]:

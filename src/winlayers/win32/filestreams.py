@@ -46,6 +46,9 @@ MAX_METADATA_SIZE = 4 << 20
 MAX_STREAMS = 1 << 16
 """How many data streams a file may have; NTFS holds fewer."""
 
+MAX_STREAM_NAMES = 16 << 20
+"""How many characters their names may have in all; those of NTFS have up to 255 each."""
+
 IGNORED_STREAMS = frozenset({StreamId.LINK, StreamId.PROPERTY_DATA, StreamId.OBJECT_ID, StreamId.TXFS_DATA})
 """Streams that say nothing about a file in a layer."""
 
@@ -136,6 +139,37 @@ def alternate_stream_name(name: str, *, path: str | None = None) -> str:
     return bare
 
 
+class StreamNames:
+    """The names of a file's data streams so far: none comes twice, and they take no more than bounded memory.
+
+    Args:
+        reader: what they are read by.
+    """
+
+    def __init__(self, reader: BackupStreamReader) -> None:
+        self._reader = reader
+        self._keys: set[bytes] = set()
+        self._room = MAX_STREAM_NAMES
+
+    def add(self, name: str) -> None:
+        """Note *name*.
+
+        Raises:
+            BackupStreamError: it is there already, or there are too many.
+        """
+        if len(self._keys) == MAX_STREAMS:
+            raise self._reader.error(f"a file has more than {MAX_STREAMS} data streams")
+        self._room -= len(name)
+        if self._room < 0:
+            raise self._reader.error(
+                f"a file's data streams have names of over {MAX_STREAM_NAMES} characters"
+            )
+        key = fold_key(name)
+        if key in self._keys:
+            raise self._reader.error(f"there are two data streams called {name[:255]!a}")
+        self._keys.add(key)
+
+
 class _Scan:
     """The first pass."""
 
@@ -147,7 +181,7 @@ class _Scan:
         self.reparse: bytes | None = None
         self.streams: list[StreamInfo] = []
         self.ignored: dict[StreamId, None] = {}
-        self._names: set[bytes] = set()
+        self._names = StreamNames(self.reader)
         self._room = MAX_METADATA_SIZE
 
     def run(self) -> None:
@@ -180,12 +214,7 @@ class _Scan:
         return data
 
     def _add_stream(self, name: str, header: StreamHeader) -> None:
-        if len(self.streams) == MAX_STREAMS:
-            raise self.reader.error(f"a file has more than {MAX_STREAMS} data streams")
-        key = fold_key(name)
-        if key in self._names:
-            raise self.reader.error(f"there are two data streams called {name!a}")
-        self._names.add(key)
+        self._names.add(name)
         position = self.reader.header_position
         size = header.size
         if _has_blocks(self.reader, header):
