@@ -139,6 +139,8 @@ def test_what_go_s_decoder_tolerates_is_read() -> None:
         (b"[" * 100_000, "not JSON"),
         (b'{"type":' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"type":2} {"type":2}', "not JSON"),
+        (b'{"type":2,"position":0,"other":NaN}', "not JSON"),
+        (b'\f\n{"type":2,"position":0}', "not JSON"),
         (b"[1]", "not a JSON object"),
         (b'{"type":3,"position":0}', "unknown type 3"),
         (b"{}", "unknown type 0"),

@@ -114,7 +114,7 @@ def decode_entry(line: bytes) -> Entry:
         return Segment(_decode_base64(match[1]), int(match[2]))
     try:
         # Go puts one U+FFFD for each byte that can't be decoded, and for each escape of a lone surrogate.
-        value = json.loads(line.decode("utf-8", "surrogateescape"))
+        value = json.loads(line.decode("utf-8", "surrogateescape"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise TarSplitError(f"tar-split metadata: a line is not JSON: {_summary(error)}") from None
     if not isinstance(value, dict):
@@ -141,6 +141,11 @@ def decode_entry(line: bytes) -> Entry:
     if payload is not None and len(payload) != 8 and size != 0:
         raise TarSplitError(f"tar-split metadata: entry {position} has no valid checksum", path=name)
     return FileEntry(name, size, payload, position)
+
+
+def _refuse_constant(name: str) -> object:
+    """Python's parser knows NaN and Infinity, JSON does not."""
+    raise ValueError(f"{name} is no value")
 
 
 def _summary(error: BaseException) -> str:
@@ -263,6 +268,6 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
         if others:
             *whole, last = [b"".join(parts), *others]
             parts, length = [last], len(last)
-            yield from (line for line in whole if not line.isspace() and line)
+            yield from (line for line in whole if line.strip(b" \t\r"))
         if not chunk:
             return
