@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import can_mount, require
-from winlayers.errors import LayerNotMountedError
+from winlayers.errors import LayerInUseError, LayerNotFoundError, LayerNotMountedError
+from winlayers.graphdriver.contract import CreateOptions
 from winlayers.graphdriver.windows import WindowsGraphDriver
+from winlayers.layers.portable.store import LayerStore
 from winlayers.testing.content import read_all
 from winlayers.testing.tars import BASE, DELTA
 
@@ -124,3 +128,93 @@ def test_of_two_that_read_at_once_neither_ends_the_mount(
     streams[0].close()
     assert_mounted(path)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_view_that_is_ended_at_once_is_not_taken_for_the_layers_folder(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(monkeypatch, driver, "prepare", lambda: other.put("box"))
+    with pytest.raises(LayerNotMountedError, match="another process has unmounted"):
+        driver.get("box")
+    path = other.get("box")
+    mount_path, acts = driver.service.mount_path, [lambda: other.put("box")]
+
+    def end_first(layer_id: str) -> str:
+        while acts:
+            acts.pop()()
+        return mount_path(layer_id)
+
+    monkeypatch.setattr(driver.service, "mount_path", end_first)
+    assert driver.get("box") == path
+    assert_mounted(path)
+
+
+@pytest.mark.parametrize("layer_id", ["box", "delta"])
+def test_a_removal_takes_no_layer_that_came_in_the_place_of_the_one_it_began_with(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch, layer_id: str
+) -> None:
+    def make_again() -> None:
+        other.remove(layer_id)
+        if layer_id == "delta":
+            other.apply_diff("delta", "base", io.BytesIO(DELTA))
+        other.create_read_write("box", "delta")
+        other.get("box")
+
+    if layer_id == "delta":
+        driver.remove("box")
+    after(monkeypatch, driver, "prepare_removal", make_again)
+    driver.remove(layer_id)
+    assert_mounted(other.get("box"))
+    assert list(driver.service.check()) == []  # type: ignore[attr-defined]  # the portable one
+
+
+def test_a_removal_waits_while_another_one_marks_the_layer(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename() -> None:
+        with contextlib.suppress(FileNotFoundError):  # the driver was faster
+            other.service.set_aside("box", "box-removing")
+
+    other.service.prepare_removal("box")
+    renaming = threading.Thread(target=rename)
+    refuse = LayerStore._refuse_children
+
+    def meanwhile(store: LayerStore, layer_id: str) -> None:
+        refuse(store, layer_id)
+        if renaming.ident is None:
+            renaming.start()
+            renaming.join(0.5)  # it has to wait, or is done
+
+    monkeypatch.setattr(LayerStore, "_refuse_children", meanwhile)
+    driver.remove("box")
+    renaming.join(60)
+    assert not driver.exists("box")
+    driver.cleanup()
+    assert sorted(os.listdir(driver.info.home)) == [".lock", "base", "delta"]
+
+
+def test_a_removal_finds_children_that_came_while_nobody_forbade_them(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_child() -> None:
+        other.service.cancel_removal("delta")  # as sweeping does, where a killed process marked it as well
+        other.create_read_write("child", "delta")
+
+    driver.remove("box")
+    after(monkeypatch, driver, "prepare_removal", make_child)
+    with pytest.raises(LayerInUseError, match="child"):
+        driver.remove("delta")
+    other.create_read_write("second", "delta")
+
+
+def test_a_layer_that_is_removed_before_it_is_whole_is_said_to_be_gone(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(monkeypatch, driver, "create", lambda: other.remove("made"))
+    with pytest.raises(LayerNotFoundError, match="made"):
+        driver.create("made")
+    after(monkeypatch, driver, "create_scratch", lambda: other.remove("made"))
+    after(monkeypatch, driver, "expand_scratch", lambda: other.create_read_write("made", "delta"))
+    with pytest.raises(LayerNotFoundError, match="made"):
+        driver.create_read_write("made", "delta", CreateOptions({"size": "20GB"}))
+    assert driver.exists("made")  # as the other process made it

@@ -298,6 +298,16 @@ class LayerService(abc.ABC):
     def prepare_removal(self, layer_id: str) -> None:  # noqa: B027 - a hook, empty by default
         """Stop what holds the layer open before it is removed (template VMs on Windows)."""
 
+    def set_aside(self, layer_id: str, hidden_id: str) -> None:
+        """Rename the folder of a layer that is being removed: from then on the layer is gone, its id free.
+
+        Raises:
+            FileNotFoundError: there is no such layer, or no more the one that :meth:`prepare_removal` saw.
+            LayerInUseError: it has come into use since then.
+            OSError: the folder can't be renamed.
+        """
+        os.rename(self.layer_path(layer_id), self.layer_path(hidden_id))
+
     def cancel_removal(self, layer_id: str) -> None:  # noqa: B027 - a hook, empty by default
         """Take :meth:`prepare_removal` back: the layer stays after all."""
 

@@ -14,7 +14,7 @@ import os
 import re
 
 from winlayers.durable import write_bytes
-from winlayers.errors import InvalidNameError, LayerCorruptError, StoreError
+from winlayers.errors import InvalidNameError, LayerCorruptError, LayerNotFoundError, StoreError
 from winlayers.layers.service import REMOVING
 
 CHAIN_FILE = "layerchain.json"
@@ -99,6 +99,7 @@ def write_chain(folder: str, chain: list[str]) -> None:
     """Keep *chain* in the layer's folder, wholly and durably.
 
     Raises:
+        LayerNotFoundError: the folder is gone.
         StoreError: it can't be written.
     """
     if not chain or _stored_chain(folder) != chain:  # the layer service may have kept it already
@@ -139,6 +140,7 @@ def write_alternate_id(folder: str, alternate_id: str) -> None:
     """Keep the name that the layer service knows the layer by.
 
     Raises:
+        LayerNotFoundError: the folder is gone.
         StoreError: it can't be written.
     """
     _write(os.path.join(folder, ID_FILE), check_id(alternate_id).encode("utf-8", "surrogatepass"))
@@ -192,5 +194,8 @@ def _write(path: str, content: bytes) -> None:
     try:
         # Not the reference's 0600, which means nothing on Windows: who may read a layer may read this.
         write_bytes(path, content, 0o644)
+    except FileNotFoundError as error:
+        layer_id = os.path.basename(os.path.dirname(path))
+        raise LayerNotFoundError("another process has removed the layer", layer=layer_id) from error
     except OSError as error:
         raise StoreError(f"can't write: {error.strerror}", path=path) from error

@@ -102,7 +102,7 @@ class WindowsGraphDriver(GraphDriver):
             os.makedirs(self.info.home, exist_ok=True)
         except OSError as error:
             raise StoreError(f"can't make the home: {error.strerror}", path=self.info.home) from error
-        self._mounts = MountTable(self.service.is_prepared, self._mount_path)
+        self._mounts = MountTable(self.service.is_prepared, self._view_path)
 
     @property
     def name(self) -> str:
@@ -185,8 +185,10 @@ class WindowsGraphDriver(GraphDriver):
     def _destroying_on_failure(self, layer_id: str) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            self._attempt("destroy", layer_id, lambda: self.service.destroy(layer_id))
+        except BaseException as error:
+            # Where another process removed it, what is there now is not the layer that was made here.
+            if not (isinstance(error, LayerNotFoundError) and error.layer == layer_id):
+                self._attempt("destroy", layer_id, lambda: self.service.destroy(layer_id))
             raise
 
     def remove(self, layer_id: str) -> None:
@@ -228,9 +230,10 @@ class WindowsGraphDriver(GraphDriver):
         try:
             self._prepare(resolved, chain)
             try:
-                return self._mount_path(resolved)
-            except BaseException:
-                self._attempt("unprepare", resolved, lambda: service.unprepare(resolved))
+                return self._view_path(resolved)
+            except BaseException as error:
+                if not self._is_anothers(error):
+                    self._attempt("unprepare", resolved, lambda: service.unprepare(resolved))
                 raise
         except BaseException as error:
             if not self._is_anothers(error):
@@ -246,12 +249,26 @@ class WindowsGraphDriver(GraphDriver):
             self.service.prepare(resolved, chain)
 
     def _is_anothers(self, error: BaseException) -> bool:
-        """Whether a layer was not prepared because another process mounted it meanwhile, or ended its use.
+        """Whether a view can't be had because another process mounted the layer meanwhile, or ended its use.
 
         Who has it active or in a view from then on is another: that is not to be ended here.
         """
         doings = (LayerInUseError, LayerNotMountedError, LayerNotFoundError)
         return self.service.tells_views and isinstance(error, doings)
+
+    def _view_path(self, resolved: str) -> str:
+        """Where the view is that was there just now.
+
+        Raises:
+            LayerNotMountedError: another process has ended it since.  The layer's own folder is not given in
+                its place: whoever wrote to that would do harm.
+        """
+        if self.info.flavour is not Flavour.FILTER or not self.service.tells_views:
+            return self._mount_path(resolved)
+        while (path := self.service.mount_path(resolved)) == self.service.layer_path(resolved):
+            if not self.service.is_prepared(resolved):
+                raise LayerNotMountedError("another process has unmounted the layer", layer=resolved)
+        return path or self.service.layer_path(resolved)
 
     def _mount_path(self, resolved: str) -> str:
         return self.service.mount_path(resolved) or self.service.layer_path(resolved)

@@ -15,7 +15,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 
-from winlayers.errors import LayerInUseError
+from winlayers.errors import LayerInUseError, LayerNotMountedError
 
 PREPARE_LOCK = threading.Lock()
 """Held while a layer is prepared: one PrepareLayer at a time per process (source: hcsshim ``wclayer``)."""
@@ -120,7 +120,10 @@ class MountTable:
 
     def _look(self, layer_id: str, entry: _Entry, *, for_path: bool = True) -> None:
         if not entry.count and self._is_prepared(layer_id):
-            entry.path = self._mount_path(layer_id) if for_path else ""
+            try:
+                entry.path = self._mount_path(layer_id) if for_path else ""
+            except LayerNotMountedError:
+                return  # it has ended just now
             entry.count, entry.foreign, entry.prepared = 1, True, True
 
     @staticmethod

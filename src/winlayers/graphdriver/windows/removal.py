@@ -24,16 +24,20 @@ def remove_layer(service: LayerService, layer_id: str) -> None:
 
     Raises:
         StoreError: its folder can't be renamed.
+        LayerInUseError: it is in use.
     """
     service.prepare_removal(layer_id)
     hidden_id = _hidden_id(service, layer_id)
     try:
-        _rename(service, service.layer_path(layer_id), service.layer_path(hidden_id))
+        _rename(service, layer_id, hidden_id)
     except FileNotFoundError:
         pass
     except OSError as error:
         service.cancel_removal(layer_id)
         raise StoreError(f"the layer can't be removed: {error.strerror}", layer=layer_id) from error
+    except WinlayersError:
+        service.cancel_removal(layer_id)
+        raise
     try:
         service.destroy(hidden_id)
     except (WinlayersError, OSError) as error:
@@ -82,17 +86,18 @@ def _hidden_id(service: LayerService, layer_id: str) -> str:
     raise StoreError("too many earlier removals of this layer are unfinished", layer=layer_id)
 
 
-def _rename(service: LayerService, path: str, hidden: str) -> None:
+def _rename(service: LayerService, layer_id: str, hidden_id: str) -> None:
+    path = service.layer_path(layer_id)
     try:
-        os.rename(path, hidden)
+        service.set_aside(layer_id, hidden_id)
     except PermissionError:
         # A scratch disk may still be attached, after a crash for one: let go of it and try once more.
         _log.warning("the rename of %s was denied; trying again after a release", path)
         service.release(path)
-        os.rename(path, hidden)
+        service.set_aside(layer_id, hidden_id)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
         service.release(path)
-        os.rename(path, hidden)
-    fsync_dir(os.path.dirname(hidden))
+        service.set_aside(layer_id, hidden_id)
+    fsync_dir(os.path.dirname(path))

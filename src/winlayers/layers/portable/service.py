@@ -76,6 +76,7 @@ class PortableLayerService(LayerService):
         self.store = LayerStore(info.home)
         self.views = ChainViews(self.store)
         self.mounts = mounting.Mounts(self.store, self.views, mount)
+        self._leaving: dict[str, tuple[int, int]] = {}  # what prepare_removal saw
 
     @property
     def name(self) -> str:
@@ -132,10 +133,16 @@ class PortableLayerService(LayerService):
 
     def prepare_removal(self, layer_id: str) -> None:
         with self.mounts.inactive(layer_id) as is_there:
+            self._leaving[layer_id] = self.store.identity(layer_id)
             if is_there and self.store.find(layer_id) is not None:
                 self.store.forbid_children(layer_id)
 
+    def set_aside(self, layer_id: str, hidden_id: str) -> None:
+        self.store.set_aside(layer_id, hidden_id, self._leaving.get(layer_id))
+        self._leaving.pop(layer_id, None)
+
     def cancel_removal(self, layer_id: str) -> None:
+        self._leaving.pop(layer_id, None)
         self.store.allow_children(layer_id)
 
     def destroy(self, layer_id: str) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -246,7 +247,7 @@ class LayerStore:
         """Change fields of the record, durably.
 
         Raises:
-            LayerNotFoundError: there is no such layer (any more: the renaming of a removal takes no lock).
+            LayerNotFoundError: there is no such layer (any more).
         """
         with self.lock(), self.staying(layer_id), disk.writing():
             record = dataclasses.replace(self.record(layer_id), **changes)  # type: ignore[arg-type]  # tested
@@ -406,6 +407,25 @@ class LayerStore:
             self._refuse_children(layer_id)
             marker = os.path.join(self.folder(layer_id), _REMOVING)
             durable.write_bytes(marker, durable.owner().encode("ascii"))
+
+    def set_aside(self, layer_id: str, name: str, identity: tuple[int, int] | None) -> None:
+        """Rename the layer's folder, after :meth:`forbid_children`, to *name*.
+
+        Args:
+            identity: that of the layer that is meant; None: whichever is there.
+
+        Raises:
+            FileNotFoundError: it is gone, or another one is in its place.
+            LayerInUseError: other layers stand on it.
+            OSError: it can't be renamed.
+        """
+        with self.lock():
+            if identity not in (None, self.identity(layer_id)):
+                if self._remover(self.folder(layer_id)) == durable.owner():
+                    self.allow_children(layer_id)  # the one that is there now stays
+                raise FileNotFoundError(errno.ENOENT, "another process removed it", self.folder(layer_id))
+            self._refuse_children(layer_id)
+            os.rename(self.folder(layer_id), self.folder(name))
 
     def allow_children(self, layer_id: str) -> None:
         """Take :meth:`forbid_children` back."""
