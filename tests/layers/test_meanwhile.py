@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import require
+from tests.support import can_mount, require, require_root
 from winlayers import durable
 from winlayers.errors import LayerNotFoundError
-from winlayers.layers.portable.mounts import select
+from winlayers.layers.portable.mounts import mountinfo, select, syscalls
 from winlayers.layers.portable.service import PortableLayerService
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.service import DriverInfo
@@ -145,3 +145,78 @@ def test_a_record_of_a_layer_that_is_removed_just_now_is_not_written(
     with pytest.raises(LayerNotFoundError):
         service.expand_scratch("scratch", 1 << 30)
     assert [found.size for found in records] == [None, None]
+
+
+def test_a_mount_whose_maker_was_killed_ends_with_the_layer_s_use(
+    service: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = select.pick("auto")[0].kind if can_mount() else "extract"
+    require(kind != "extract", "no file systems can be mounted here")
+    service = PortableLayerService(service.info)
+    service.activate("scratch")
+    write, writes = service.mounts._write, []
+
+    def killed(*arguments: object) -> None:
+        writes.append(arguments)
+        if len(writes) == 2:
+            raise KeyboardInterrupt  # it has mounted, and does not say so any more
+        write(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.mounts, "_write", killed)
+        patch.setattr(select.by_kind(kind).__class__, "unmount", lambda self, record: None)
+        patch.setattr(durable, "owner", lambda: "1.0")  # no process was ever that
+        with pytest.raises(KeyboardInterrupt):
+            service.prepare("scratch", chain(service))
+    target = os.path.join(service.layer_path("scratch"), "mount")
+    assert mountinfo.mounts_at(target)
+    service.deactivate("scratch")
+    assert not mountinfo.mounts_at(target)
+    assert not os.path.exists(os.path.join(service.layer_path("scratch"), "mount.json"))
+
+
+@pytest.mark.parametrize("name", [".tmp-1.0-abc-removing", "gone-removing"])
+def test_a_store_opens_that_holds_leftovers_with_a_mount_in_them(
+    service: PortableLayerService, name: str
+) -> None:
+    require_root()
+    place = Path(service.info.home, name, "mount")
+    place.mkdir(parents=True)
+    with syscalls.Context("tmpfs") as context:
+        context.create()
+        mount = context.mount(0)
+    syscalls.move_mount(mount, str(place))
+    os.close(mount)
+    try:
+        service.check_home()
+        for finding in service.check(repair=True):
+            assert finding.path == name
+            assert not finding.mended
+            assert "a file system is mounted in it" in finding.action
+        assert service.exists("scratch")
+    finally:
+        for mounted in mountinfo.mounts():
+            if mounted.target.startswith(f"{service.info.home}{os.sep}"):
+                syscalls.unmount(mounted.target)
+    service.check_home()
+    assert list(service.check()) == []
+    assert not os.path.exists(place.parent)
+
+
+def test_a_layer_that_is_removed_before_it_is_marked_is_gone(
+    service: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = PortableLayerService(service.info)
+    other.prepare_removal("scratch")
+    find = LayerStore.find
+
+    def find_and_rename(store: LayerStore, layer_id: str) -> object:
+        found = find(store, layer_id)
+        if os.path.exists(service.layer_path("scratch")):
+            other.set_aside("scratch", "scratch-removing")
+        return found
+
+    monkeypatch.setattr(LayerStore, "find", find_and_rename)
+    service.prepare_removal("scratch")
+    with pytest.raises(FileNotFoundError):
+        service.set_aside("scratch", "scratch-1-removing")

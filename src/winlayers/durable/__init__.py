@@ -10,6 +10,7 @@ them; :func:`sweep` removes those that no live process owns.  ``docs/durability.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -39,6 +40,7 @@ __all__ = [
     "put_in_place",
     "remove_any",
     "remove_tree",
+    "remove_unless_busy",
     "rename_dir",
     "replacing",
     "sweep",
@@ -190,7 +192,7 @@ def fsync_tree(folder: str) -> None:
 def sweep(folder: str) -> list[str]:
     """Remove from *folder* the hidden leftovers of processes that are gone; return their names.
 
-    A folder that is gone itself has none.
+    A folder that is gone itself has none.  What a file system is mounted in is left, for `check` to report.
     """
     swept: list[str] = []
     try:
@@ -205,11 +207,22 @@ def sweep(folder: str) -> list[str]:
         if held is None:
             continue
         try:
-            remove_any(path)
+            if remove_unless_busy(path):
+                swept.append(name)
         finally:
             held.close()
-        swept.append(name)
     return swept
+
+
+def remove_unless_busy(path: str) -> bool:
+    """Remove the file, link or folder *path*; False: a file system is mounted in it, so some of it stays."""
+    try:
+        remove_any(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def remove_any(path: str) -> None:

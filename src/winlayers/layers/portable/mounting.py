@@ -179,8 +179,7 @@ class Mounts:
         with self._lock(layer_id), disk.writing():
             self._unmount(layer_id)
             self._targets.pop(layer_id, None)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path(layer_id))
+            self._clear(layer_id)  # also what a process that was killed had begun to mount
 
     def _unmount(self, layer_id: str) -> str | None:
         """Take the view down, if there is one; where it was."""

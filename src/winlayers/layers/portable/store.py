@@ -135,8 +135,8 @@ class LayerStore:
                 if name.endswith(REMOVING) and name[0] != ".":
                     aside = durable.temporary_name(self.home, f"-{_REMOVING}")
                     durable.rename_dir(os.path.join(self.home, name), aside)
-                    durable.remove_any(aside)
-                    swept.append(name)
+                    if durable.remove_unless_busy(aside):
+                        swept.append(name)
             for layer_id in self.ids():
                 swept += [os.path.join(layer_id, name) for name in self._sweep_layer(layer_id)]
         return swept
@@ -403,9 +403,12 @@ class LayerStore:
         Raises:
             LayerInUseError: it has.
         """
+        folder = self.folder(layer_id)
         with self.lock(), disk.writing():
+            if not os.path.isdir(folder):
+                return  # another process has removed it just now
             self._refuse_children(layer_id)
-            marker = os.path.join(self.folder(layer_id), _REMOVING)
+            marker = os.path.join(folder, _REMOVING)
             durable.write_bytes(marker, durable.owner().encode("ascii"))
 
     def set_aside(self, layer_id: str, name: str, identity: tuple[int, int] | None) -> None:
