@@ -186,6 +186,11 @@ def test_what_windows_tolerates(text: str, meant: str) -> None:
         "O:S-1-5-" + "1-" * 15 + "1", "O:S-1-5-" + "9" * 5000, "O:S-1-" + "9" * 99,
         "D:(A;;" + "9" * 5000 + ";;;WD)",
         "D:(\u0100;;GA;;;WD)", "O:\u00df\u00df",
+        # What Unicode's upper case makes Latin letters of: a long s, an i without a dot.
+        "O:\u017f-1-5-18", "D:A\u0131", "D:(A;O\u0131;GA;;;WD)", "D:(A;;\u017fD;;;WD)",
+        "S:(\u017fP;;;;;S-1-17-1)",
+        "D:(XA;;GA;;;WD;(@U\u017fER.a == 1))", "D:(XA;;GA;;;WD;(a == \u017fID(BA)))",
+        "S:(RA;;;;;WD;(\"n\",T\u0131,0,1))",
     ],
 )  # fmt: skip
 def test_malformed_text_is_refused(text: str) -> None:

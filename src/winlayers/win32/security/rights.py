@@ -75,6 +75,7 @@ _WHOLE: Final = MappingProxyType(
 _LABEL_POLICY: Final = MappingProxyType({"NW": 1, "NR": 2, "NX": 4})
 _NAMES: Final = MappingProxyType({**_BITS, **_WHOLE, **_LABEL_POLICY})
 _WHOLE_BY_MASK: Final = MappingProxyType({mask: name for name, mask in reversed(list(_WHOLE.items()))})
+_WORD: Final = re.compile(r" *([A-Za-z]{2})")
 _NUMBER: Final = re.compile(r" *(0[xX][0-9A-Fa-f]+|[0-9]+)")
 
 
@@ -89,18 +90,16 @@ def parse_rights(text: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is not None:
         return _number(match[1])
-    mask = 0
-    rest = text
-    while rest:
-        rest = rest.lstrip(" ")
-        name = rest[:2].upper()
-        if name not in _NAMES:
-            # Blanks behind the last name end here too; alone, they are no rights at all.
-            if not rest and not text.strip(" "):
-                return 0
-            raise SddlError(f"unknown access right {rest[:2]!r} in {text[:100]!r}")
-        mask |= _NAMES[name]
-        rest = rest[2:]
+    if not text.strip(" "):
+        return 0  # blanks alone are no rights at all
+    mask = at = 0
+    while at < len(text):
+        found = _WORD.match(text, at)
+        right = None if found is None else _NAMES.get(found[1].upper())
+        if found is None or right is None:
+            raise SddlError(f"unknown access right {text[at : at + 20].strip(' ')[:2]!r} in {text[:100]!r}")
+        mask |= right
+        at = found.end()
     return mask
 
 

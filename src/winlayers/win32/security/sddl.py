@@ -28,7 +28,7 @@ from winlayers.win32.security.sddl_conditions import (
     parse_claim,
     parse_condition_text,
 )
-from winlayers.win32.security.sddl_text import WHITESPACE, Cursor
+from winlayers.win32.security.sddl_text import WHITESPACE, Cursor, ascii_upper
 from winlayers.win32.security.sid import NO_DOMAINS, WELL_KNOWN_SIDS, Domains, Sid
 
 __all__ = ["bytes_to_sddl", "format_sddl", "parse_sddl", "sddl_to_bytes"]
@@ -71,6 +71,7 @@ _ACE_FLAGS: Final = MappingProxyType(
 _TRUST_PROTECTED: Final = "TP"
 _NULL_ACL: Final = "NO_ACCESS_CONTROL"
 _FIELD: Final = re.compile(r"[^;()]*")
+_WORD: Final = re.compile(r"([A-Za-z]{2}) *")
 _GUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _EVERYONE: Final = WELL_KNOWN_SIDS["WD"]
 # An ACL's flags and the control bits that they are; the SACL's bits are the DACL's shifted by one.
@@ -180,15 +181,13 @@ def _parse_acl(cursor: Cursor) -> tuple[Acl | None, Control]:
     is_null = False
     while not is_null:
         for name, bit in _DACL_FLAGS.items():
-            if cursor.peek(len(name)).upper() == name:
-                cursor.at += len(name)
+            if cursor.take_word(name):
                 bits |= bit
                 break
         else:
-            is_null = cursor.peek(len(_NULL_ACL)).upper() == _NULL_ACL
+            is_null = cursor.take_word(_NULL_ACL)
             if not is_null:
                 break
-            cursor.at += len(_NULL_ACL)
         cursor.skip()
     aces: list[AnyAce] = []
     while cursor.peek() == "(":
@@ -209,7 +208,7 @@ def _parse_ace(cursor: Cursor) -> Ace:
         found = cursor.match(_FIELD)
         fields.append(found[0] if found is not None else "")
         cursor.expect(";")
-    kind = _ACE_TYPES.get(fields[0].strip(" ").upper())
+    kind = _ACE_TYPES.get(ascii_upper(fields[0].strip(" ")))
     if kind is None:
         cursor.fail(f"unknown ACE type {fields[0][:20]!r}", start)
     flags = _parse_flags(fields[1])
@@ -239,17 +238,15 @@ def _parse_ace(cursor: Cursor) -> Ace:
 
 
 def _parse_flags(text: str) -> int:
-    flags = 0
-    rest = text.strip(" ").upper()
-    while rest:
-        name = rest[:2]
-        if name == _TRUST_PROTECTED:
-            flags |= AceFlags.SUCCESSFUL_ACCESS
-        elif name in _ACE_FLAGS:
-            flags |= _ACE_FLAGS[name]
-        else:
-            raise SddlError(f"unknown ACE flag {name!r} in {text[:100]!r}")
-        rest = rest[2:].lstrip(" ")
+    flags = at = 0
+    text = text.strip(" ")
+    while at < len(text):
+        found = _WORD.match(text, at)
+        name = "" if found is None else found[1].upper()
+        if found is None or (name != _TRUST_PROTECTED and name not in _ACE_FLAGS):
+            raise SddlError(f"unknown ACE flag {text[at : at + 2]!r} in {text[:100]!r}")
+        flags |= AceFlags.SUCCESSFUL_ACCESS if name == _TRUST_PROTECTED else _ACE_FLAGS[name]
+        at = found.end()
     return flags
 
 

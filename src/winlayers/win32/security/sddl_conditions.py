@@ -28,7 +28,7 @@ from winlayers.win32.security.conditions import (
     Integer,
     Token,
 )
-from winlayers.win32.security.sddl_text import WHITESPACE, Cursor, escape_name
+from winlayers.win32.security.sddl_text import WHITESPACE, Cursor, ascii_upper, escape_name
 from winlayers.win32.security.sid import Domains, Sid
 
 __all__ = ["format_claim", "format_condition", "parse_claim", "parse_condition_text"]
@@ -169,8 +169,7 @@ class _Conditions:
     def _attribute(self, *, local: bool = False) -> Token:
         cursor = self._cursor
         for code, prefix in ATTRIBUTE_PREFIXES.items():
-            if prefix and cursor.peek(len(prefix)).upper() == prefix:
-                cursor.at += len(prefix)
+            if prefix and cursor.take_word(prefix):
                 token = Token(code, cursor.name())
                 cursor.skip(WHITESPACE)
                 return token
@@ -217,8 +216,7 @@ def _literal(cursor: Cursor) -> Token:
     if character == "#":
         cursor.at += 1
         return Token(OCTET_STRING, _octets(cursor))
-    if cursor.peek(4).upper() == "SID(":
-        cursor.at += 4
+    if cursor.take_word("SID("):
         sid = cursor.sid()
         cursor.expect(")")
         return Token(SID, sid)
@@ -353,7 +351,7 @@ def parse_claim(cursor: Cursor) -> Claim:
     name = cursor.name()
     cursor.expect('"')
     _comma(cursor)
-    kind = _CLAIM_TYPES.get(cursor.peek(2).upper())
+    kind = _CLAIM_TYPES.get(ascii_upper(cursor.peek(2)))
     if kind is None:
         cursor.fail("expected one of TI, TU, TS, TD, TX, TB")
     cursor.at += 2

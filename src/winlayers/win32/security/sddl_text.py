@@ -9,10 +9,10 @@ from typing import Final, NoReturn
 from winlayers.errors import SddlError
 from winlayers.win32.security.sid import Domains, Sid
 
-__all__ = ["WHITESPACE", "Cursor", "escape_name"]
+__all__ = ["WHITESPACE", "Cursor", "ascii_upper", "escape_name"]
 
 WHITESPACE: Final = " \t\n\v\f\r"
-_SID: Final = re.compile(r"S-[-0-9A-Fa-fxX]*", re.IGNORECASE)
+_SID: Final = re.compile(r"[Ss]-[-0-9A-Fa-fxX]*")
 _NAME: Final = re.compile(r"[^!&()><=| \"\t\n\v\f\r]+")
 _ESCAPE: Final = re.compile(r"%(.{0,4})", re.DOTALL)
 _HEX4: Final = re.compile(r"[0-9A-Fa-f]{4}")
@@ -55,6 +55,13 @@ class Cursor:
         """Go past *literal* if it is next."""
         if self.text.startswith(literal, self.at):
             self.at += len(literal)
+            return True
+        return False
+
+    def take_word(self, word: str) -> bool:
+        """Go past *word*, given in upper case, if it is next in any case."""
+        if ascii_upper(self.peek(len(word))) == word:
+            self.at += len(word)
             return True
         return False
 
@@ -114,6 +121,11 @@ class Cursor:
         content = self.text[self.at : end]
         self.at = end + 1
         return content
+
+
+def ascii_upper(text: str) -> str:
+    """*text* in upper case; what is not ASCII is no letter of SDDL, so a long s stays one."""
+    return text.upper() if text.isascii() else text
 
 
 def escape_name(name: str) -> str:

@@ -25,7 +25,7 @@ from winlayers.errors import SddlError, SecurityDescriptorError
 __all__ = ["MAX_SUBAUTHORITIES", "NO_DOMAINS", "WELL_KNOWN_SIDS", "Domains", "Sid"]
 
 MAX_SUBAUTHORITIES: Final = 15
-_TEXT = re.compile(r"S-1-(0[xX][0-9A-Fa-f]+|[0-9]+)((?:-(?:0[xX][0-9A-Fa-f]+|[0-9]+))*)", re.IGNORECASE)
+_TEXT = re.compile(r"[Ss]-1-(0[xX][0-9A-Fa-f]+|[0-9]+)((?:-(?:0[xX][0-9A-Fa-f]+|[0-9]+))*)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
