@@ -16,7 +16,7 @@ from typing import Self
 
 from winlayers.errors import DigestMismatchError, ImageError
 from winlayers.images.channel import Channel
-from winlayers.images.compression import Reader, decompress
+from winlayers.images.compression import Interruptible, Reader, decompress
 from winlayers.images.digest import hasher_for
 from winlayers.images.documents import Descriptor
 
@@ -105,6 +105,7 @@ class LayerStream:
         self._checked = Channel(_DEPTH)
         self._rest = memoryview(b"")
         self._ended = False
+        self._source = source
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="winlayers-blob")
         reader = CheckedReader(source, descriptor, tee)
         inflating = self._pool.submit(self._inflate, reader)
@@ -144,9 +145,11 @@ class LayerStream:
             pass
 
     def close(self) -> None:
-        """Stop the threads; harmless when called twice."""
+        """Stop the threads, also one that waits for the source; harmless when called twice."""
         self._plain.cancel()
         self._checked.cancel()
+        if not self._workers[0].done() and isinstance(self._source, Interruptible):
+            self._source.give_up()
         self._pool.shutdown(wait=True)
 
     def __enter__(self) -> Self:

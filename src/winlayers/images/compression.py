@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
 from winlayers.errors import ImageError
 
@@ -28,6 +28,13 @@ class Reader(Protocol):
     """Anything that gives up to *n* bytes, b"" at the end."""
 
     def read(self, n: int, /) -> bytes: ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """What may wait for long, and can be told from another thread that nothing more is wanted."""
+
+    def give_up(self) -> object: ...
 
 
 class Prefixed:

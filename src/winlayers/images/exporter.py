@@ -35,6 +35,7 @@ def send_image(
     *,
     foreign: bool = False,
     parallel: int = 1,
+    give_up: Callable[[], object] = lambda: None,
     progress: Progress = QUIET,
 ) -> Descriptor:
     """Send an image's blobs that *target* has not, then its manifest.
@@ -42,6 +43,7 @@ def send_image(
     Args:
         image: the image.
         open_blob: opens a blob of it from the start.
+        give_up: ends what other threads are waiting for where the blobs come from.
         foreign: also send layers that may not be distributed, to where they need not be.
         parallel: how many blobs may usefully be read at once.
 
@@ -52,7 +54,7 @@ def send_image(
         ImageNotFoundError: a blob is missing.
         DigestMismatchError: a blob is damaged.
     """
-    sending = _Sending(open_blob, target, foreign=foreign, progress=progress)
+    sending = _Sending(open_blob, target, give_up, foreign=foreign, progress=progress)
     sending.run(_work(image.manifest.layers, image.manifest.config), parallel)
     target.publish(image.descriptor.without_mention(), image.manifest.raw)
     return image.descriptor
@@ -78,15 +80,19 @@ class _Sending:
         self,
         open_blob: Callable[[Descriptor], BinaryIO],
         target: ImageTarget,
+        give_up: Callable[[], object],
         *,
         foreign: bool,
         progress: Progress,
     ) -> None:
         self._open_blob = open_blob
         self._target = target
+        self._give_up = give_up
         self._foreign = foreign
         self._progress = progress
         self._stopped = threading.Event()
+        self._failing = threading.Lock()
+        self._failure: BaseException | None = None
 
     def run(self, work: Iterable[tuple[str, Descriptor]], parallel: int) -> None:
         """Send each blob of *work* once; the first failure stops the others.
@@ -107,20 +113,26 @@ class _Sending:
             try:
                 wait(futures)
             except BaseException:  # an interrupt
-                self._stopped.set()
+                self._stop()
                 raise
-        errors = [error for future in futures if (error := future.exception()) is not None]
-        for error in errors:
-            if not isinstance(error, _Stopped):
-                raise error
+        if self._failure is not None:
+            raise self._failure
 
     def _attempt(self, label: str, blob: Descriptor) -> None:
         try:
             self._check()
             self._send(label, blob)
-        except BaseException:
-            self._stopped.set()
+        except BaseException as error:
+            with self._failing:
+                if not self._stopped.is_set():
+                    self._failure = error  # those of the others follow from it
+                    self._stop()
             raise
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        self._give_up()
+        self._target.give_up()
 
     def _send(self, label: str, blob: Descriptor) -> None:
         progress = self._progress
@@ -172,7 +184,13 @@ def copy_image(
     resolved = resolve(source, offer.descriptor, platform)
     image = Image((), resolved.descriptor, resolved.manifest, resolved.config)
     return send_image(
-        image, source.open_blob, target, foreign=foreign, parallel=source.parallel, progress=progress
+        image,
+        source.open_blob,
+        target,
+        foreign=foreign,
+        parallel=source.parallel,
+        give_up=source.give_up,
+        progress=progress,
     )
 
 
@@ -207,7 +225,8 @@ def copy_whole(
         image = f"image {number}/{len(images)}, " if len(images) > 1 else ""
         config, *layers = document.links.blobs
         work += _work(layers, config, image)
-    _Sending(source.open_blob, target, foreign=foreign, progress=progress).run(work, source.parallel)
+    sending = _Sending(source.open_blob, target, source.give_up, foreign=foreign, progress=progress)
+    sending.run(work, source.parallel)
     for document in documents[:-1]:
         target.put_document(document.descriptor, document.raw)
     target.publish(root.descriptor, root.raw)

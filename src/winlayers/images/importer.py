@@ -148,7 +148,7 @@ class _Import:
                     writer.commit(descriptor.digest)
         parent = ""
         workers = self._source.parallel - 1
-        with _Prefetch(self._fetch, manifest.layers, workers, self._stopped.set) as prefetch:
+        with _Prefetch(self._fetch, manifest.layers, workers, self._give_up) as prefetch:
             for number, (identifier, layer) in enumerate(zip(identifiers, manifest.layers, strict=True), 1):
                 self._begin(layer)
                 prefetch.wait_for(layer)
@@ -156,6 +156,10 @@ class _Import:
                     note = self._layer(identifier, parent, layer, config.diff_ids[number - 1])
                 self._progress.finish(layer.digest, note)
                 parent = identifier
+
+    def _give_up(self) -> None:
+        self._stopped.set()
+        self._source.give_up()
 
     def _fetch(self, blob: Descriptor) -> None:
         """Bring a blob into the content store, while the layers below it are still being imported."""
@@ -260,6 +264,7 @@ class _Prefetch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
+        if kind is not None:
             self._stop()
+        if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

@@ -21,6 +21,9 @@ _EARLY = 10
 _SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9!#$&^_.+-]*)(?:\s+|$)")
 _PARAMETER = re.compile(r'\s*,?\s*([A-Za-z_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
+_TOKEN = re.compile(r"[!-~]+")
+"""What a header can carry; RFC 6750 allows even less."""
+
 Send = Callable[[str, str, dict[str, str], bytes | None], tuple[int, bytes]]
 """Sends a request (method, URL, headers, body); gives status and a bounded body."""
 
@@ -128,8 +131,8 @@ def _read_token(realm: str, status: int, body: bytes) -> tuple[str, float]:
         value = json.loads(body)
         token = value.get("token") or value.get("access_token")
         life = value.get("expires_in") or _DEFAULT_LIFE
-        if not isinstance(token, str) or not isinstance(life, int | float):
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token) or not isinstance(life, int | float):
             raise TypeError("no token")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RegistryError(f"the token server {realm} gave an answer that is not understood") from error
     return token, time.monotonic() + max(life - _EARLY, 1)

@@ -65,6 +65,11 @@ class Repository:
         for connection in self._connections:
             connection.close()
 
+    def give_up(self) -> None:
+        """End what other threads are waiting for, now and later: they get a RegistryError."""
+        for connection in self._connections:
+            connection.give_up()
+
     def _path(self, rest: str) -> str:
         return f"/v2/{self.reference.path}/{rest}"
 
@@ -98,14 +103,9 @@ class Repository:
     def _manifest(self, connection: Connection, name: str) -> tuple[bytes, str]:
         separator = "@" if is_digest(name) else ":"
         what = f"{self.reference.path}{separator}{name}"
-        response = connection.request(
-            "GET", self._path(f"manifests/{name}"), scopes=self._scopes, headers={"Accept": _ACCEPT}
+        response, raw = connection.fetch(
+            self._path(f"manifests/{name}"), (200,), what, scopes=self._scopes, headers={"Accept": _ACCEPT}
         )
-        connection.check(response, (200,), what)
-        try:
-            raw = read_bounded(response)
-        except HTTPError as error:
-            raise RegistryError(f"{connection.endpoint.name}: {what}: {reason_of(error)}") from error
         if len(raw) > MAX_DOCUMENT:
             raise ImageError(f"{what} is larger than {MAX_DOCUMENT} bytes")
         wanted = name if is_digest(name) else response.headers.get("Docker-Content-Digest", "")
@@ -129,7 +129,7 @@ class Repository:
                 )
                 return connection.check(response, (200, 206) if offset else (200,), what)
 
-            return BlobReader(what, descriptor.size, open_at, self.options.retries)
+            return BlobReader(what, descriptor.size, open_at, self.options.retries, self.give_up)
 
         return self._first(opened)
 
@@ -142,17 +142,15 @@ class Repository:
         what = f"blob {descriptor.digest} of {self.reference.path}"
 
         def fetched(connection: Connection) -> bytes:
-            response = connection.request(
-                "GET",
+            _, data = connection.fetch(
                 self._path(f"blobs/{descriptor.digest}"),
+                (206,),
+                what,
                 scopes=self._scopes,
                 headers={"Range": f"bytes={offset}-{offset + size - 1}"},
+                limit=size,
             )
-            connection.check(response, (206,), what)
-            try:
-                return read_bounded(response, size)[:size]
-            except HTTPError as error:
-                raise RegistryError(f"{connection.endpoint.name}: {what}: {reason_of(error)}") from error
+            return data[:size]
 
         return self._first(fetched)
 
@@ -269,7 +267,7 @@ class _Upload:
             response.drain_conn()
             if response.status == 204:
                 self._moved(response)
-                match = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", "").strip())
+                match = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", response.headers.get("Range", "").strip())
                 if match is None:
                     return 0
                 # Registries say "0-0" for nothing and for one byte; nothing is the safe reading.
@@ -361,7 +359,7 @@ def open_url(url: str, descriptor: Descriptor, options: RegistryOptions) -> Blob
         response = connection.request("GET", url, headers=headers)
         return connection.check(response, (200, 206) if offset else (200,), url)
 
-    return BlobReader(url, descriptor.size, open_at, options.retries)
+    return BlobReader(url, descriptor.size, open_at, options.retries, connection.give_up)
 
 
 def first_of(attempts: Iterator[Callable[[], BlobReader]]) -> BlobReader:

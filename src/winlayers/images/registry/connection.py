@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
 import ssl
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -21,6 +21,7 @@ from winlayers.images.jsonfields import MAX_DOCUMENT
 from winlayers.images.registry.auth import Authorizer, parse_challenges
 from winlayers.images.registry.credentials import Credentials
 from winlayers.images.registry.hosts import Endpoint, is_loopback
+from winlayers.images.registry.sockets import Sockets
 
 _log = logging.getLogger("winlayers.registry")
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -58,6 +59,9 @@ class Connection:
         self.retries = retries
         self._domain = domain
         self._pool = _make_pool(endpoint)
+        self._sockets = Sockets()
+        self._sockets.watch(self._pool)
+        self._given_up = threading.Event()
         self._lock = threading.RLock()
         self._base: str | None = None
         self._reached = False  # once it was, a refused connection may mean that it is being restarted
@@ -66,6 +70,11 @@ class Connection:
     def close(self) -> None:
         """Close all connections."""
         self._pool.clear()
+
+    def give_up(self) -> None:
+        """End what other threads are waiting for, now and later: they get a RegistryError."""
+        self._given_up.set()
+        self._sockets.end()
 
     # -- requests --
 
@@ -94,6 +103,7 @@ class Connection:
         """
         attempt = 0
         while True:
+            self._check_given_up()
             try:
                 response = self._once(method, url, scopes, query, headers, body)
             except HTTPError as error:
@@ -111,7 +121,46 @@ class Connection:
                 _log.debug("%s %s: status %d; again in %.1f s", method, url, response.status, wait)
                 response.drain_conn()
             attempt += 1
-            time.sleep(wait)
+            self._given_up.wait(wait)
+
+    def fetch(
+        self,
+        url: str,
+        expected: tuple[int, ...],
+        what: str,
+        *,
+        scopes: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+        limit: int = MAX_DOCUMENT,
+    ) -> tuple[Response, bytes]:
+        """Get a small body whole, asking again also where the connection breaks in the midst of it.
+
+        Args:
+            url: as for :meth:`request`.
+            expected: statuses that are no error.
+            what: names it in errors.
+            limit: bytes; one more tells that there was more.
+
+        Raises:
+            ImageNotFoundError: it is not there.
+            RegistryError: as from :meth:`request` and :meth:`check`.
+        """
+        attempt = 0
+        while True:
+            response = self.request("GET", url, scopes=scopes, headers=headers)
+            self.check(response, expected, what)
+            try:
+                return response, read_bounded(response, limit)
+            except HTTPError as error:
+                if attempt >= self.retries:
+                    raise RegistryError(f"{self.endpoint.name}: {what}: {reason_of(error)}") from error
+                _log.debug("%s: %s; again", what, reason_of(error))
+            self._given_up.wait(_backoff(attempt))
+            attempt += 1
+
+    def _check_given_up(self) -> None:
+        if self._given_up.is_set():
+            raise RegistryError(f"{self.endpoint.name}: given up")
 
     def _once(
         self,
@@ -122,7 +171,7 @@ class Connection:
         headers: Mapping[str, str] | None,
         body: Body,
     ) -> Response:
-        full = urljoin(self._root(), url)
+        full = self._address(self._root(), url)
         parameters = dict(query or {})
         if self.endpoint.mirror:
             parameters["ns"] = self._domain
@@ -175,7 +224,7 @@ class Connection:
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS or not location:
                 return response
             response.drain_conn()
-            target = urljoin(url, location)
+            target = self._address(url, location)
             if url.startswith("https:") and not target.startswith("https:") and self.endpoint.verify:
                 raise RegistryError(f"{self.endpoint.name} redirects to an unsafe address, {target[:200]}")
             url = target
@@ -183,6 +232,22 @@ class Connection:
                 k: v for k, v in sent.items() if k in ("User-Agent", "Accept-Encoding", "Range", "Accept")
             }
         raise RegistryError(f"{self.endpoint.name} redirects without end")
+
+    def _address(self, base: str, given: str) -> str:
+        """The whole address of what the server gave.
+
+        Raises:
+            RegistryError: it is none, or not one of HTTP.
+        """
+        try:
+            whole = urljoin(base, given)
+            parts = urlsplit(whole)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise RegistryError(f"{self.endpoint.name} gave {given[:200]!r}, which is no address")
+        return whole
 
     def _is_own(self, url: str) -> bool:
         base = urlsplit(self._base or "")
@@ -226,15 +291,16 @@ class Connection:
     def _ask_token_server(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None
     ) -> tuple[int, bytes]:
-        parts = urlsplit(url)
+        parts = urlsplit(self._address(self._root(), url))
         if parts.scheme != "https" and not (is_loopback(parts.netloc) or "http" in self.endpoint.schemes):
             raise RegistryError(f"{self.endpoint.name} names a token server without TLS, {url[:200]}")
         attempt = 0
         while True:
+            self._check_given_up()
             try:
                 response = self._pool.request(
                     method,
-                    url,
+                    parts.geturl(),
                     headers={"User-Agent": f"winlayers/{__version__}", **headers},
                     body=body,
                     preload_content=False,
@@ -249,7 +315,7 @@ class Connection:
             else:
                 if response.status not in _RETRIED or attempt >= self.retries:
                     return response.status, data
-            time.sleep(_backoff(attempt))
+            self._given_up.wait(_backoff(attempt))
             attempt += 1
 
     # -- answers --
@@ -263,7 +329,9 @@ class Connection:
         """
         if response.status in expected:
             return response
-        message = _error_message(read_bounded(response))
+        message = ""
+        with contextlib.suppress(HTTPError):  # the status says enough
+            message = _error_message(read_bounded(response))
         where = f"{self.endpoint.name}: {what}"
         if response.status == 404:
             raise ImageNotFoundError(f"{where} is not there" + (f" ({message})" if message else ""))

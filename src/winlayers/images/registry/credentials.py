@@ -35,8 +35,16 @@ class Credentials:
     is_token: bool = False
 
     def basic(self) -> str:
-        """The value of an Authorization header."""
-        pair = f"{self.user}:{self.password}".encode()
+        """The value of an Authorization header.
+
+        Raises:
+            RegistryError: they are no text.
+        """
+        try:
+            # What a command line or environment held that is not UTF-8 is sent as it was.
+            pair = f"{self.user}:{self.password}".encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise RegistryError("credentials hold what is no text") from error
         return f"Basic {base64.b64encode(pair).decode('ascii')}"
 
 
@@ -143,7 +151,13 @@ def _ask_helper(helper: str, server: str) -> Credentials | None:
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run(
-            [program, "get"], input=server, capture_output=True, text=True, check=False, timeout=_TIMEOUT
+            [program, "get"],
+            input=server,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            check=False,
+            timeout=_TIMEOUT,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RegistryError(f"the credential helper {program} can't be run: {error}") from error

@@ -22,7 +22,9 @@ OpenAt = Callable[[int], Response]
 class BlobReader(io.RawIOBase):
     """A blob's bytes, as a raw binary file; what comes is checked by whoever reads."""
 
-    def __init__(self, what: str, size: int, open_at: OpenAt, retries: int) -> None:
+    def __init__(
+        self, what: str, size: int, open_at: OpenAt, retries: int, give_up: Callable[[], object]
+    ) -> None:
         """Begin to read.
 
         Args:
@@ -30,11 +32,13 @@ class BlobReader(io.RawIOBase):
             size: how long it should be.
             open_at: opens it.
             retries: how often in a row a broken connection is made anew without progress.
+            give_up: ends what other threads are waiting for; *open_at* then fails.
         """
         self._what = what
         self._size = size
         self._open_at = open_at
         self._retries = retries
+        self.give_up = give_up
         self._position = 0
         self._failures = 0
         self._response: Response | None = open_at(0)

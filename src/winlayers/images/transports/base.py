@@ -63,6 +63,9 @@ class ImageSource(abc.ABC):
         """How many blobs may usefully be read at once."""
         return 1
 
+    def give_up(self) -> None:  # noqa: B027 - a hook, empty by default
+        """End what other threads are waiting for here, with an error: nothing more is wanted."""
+
     def close(self) -> None:  # noqa: B027 - a hook, empty by default
         """Release what is held; harmless when called twice."""
 
@@ -117,6 +120,9 @@ class ImageTarget(abc.ABC):
     @abc.abstractmethod
     def publish(self, descriptor: Descriptor, raw: bytes) -> None:
         """Store the manifest and let the target's name mean it."""
+
+    def give_up(self) -> None:  # noqa: B027 - a hook, empty by default
+        """End what other threads are waiting for here, with an error: nothing more is sent."""
 
     def close(self) -> None:  # noqa: B027 - a hook, empty by default
         """Finish; harmless when called twice."""

@@ -26,6 +26,7 @@ class RegistrySource(ImageSource):
         self._options = options
         self._repository = Repository(reference, options)
         self._documents: dict[str, bytes] = {}
+        self._elsewhere: list[BlobReader] = []
         self.name = f"docker://{reference}"
 
     @property
@@ -62,7 +63,17 @@ class RegistrySource(ImageSource):
         """The registry first, then a foreign layer's URLs."""
         yield partial(self._repository.open_blob, descriptor)
         for url in descriptor.urls if descriptor.is_foreign else ():
-            yield partial(open_url, url, descriptor, self._options)
+            yield partial(self._open_url, url, descriptor)
+
+    def _open_url(self, url: str, descriptor: Descriptor) -> BlobReader:
+        reader = open_url(url, descriptor, self._options)
+        self._elsewhere.append(reader)
+        return reader
+
+    def give_up(self) -> None:
+        self._repository.give_up()
+        for reader in self._elsewhere:
+            reader.give_up()
 
     def close(self) -> None:
         self._repository.close()
@@ -121,6 +132,9 @@ class RegistryTarget(ImageTarget):
     def publish(self, descriptor: Descriptor, raw: bytes) -> None:
         name = self._reference.tag or descriptor.digest
         self._repository.put_manifest(name, raw, descriptor.media_type)
+
+    def give_up(self) -> None:
+        self._repository.give_up()
 
     def close(self) -> None:
         self._repository.close()
