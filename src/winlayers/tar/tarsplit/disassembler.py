@@ -68,9 +68,8 @@ class Disassembler:
         payload_sink: gets the files' contents.
         require_exact: raise, rather than report, where the stream can't be reassembled.
 
-    The entries are those of the reference, with these exceptions: bytes of padding before the end of a
-        stream that is
-    cut there are kept, and what would be a segment over 16 MiB becomes several.
+    The entries are those of the reference, with these exceptions: bytes of padding before the end of a stream
+    that is cut there are kept, and what would be a segment over 16 MiB becomes several.
     """
 
     def __init__(
