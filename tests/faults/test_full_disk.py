@@ -25,7 +25,10 @@ from tests.faults.operations import (
 )
 from tests.faults.recovery import assert_recovers, outcome, require_mount, start
 from tests.layers.test_filesystems import mounted
-from winlayers.errors import WinlayersError
+from winlayers.errors import StoreError, WinlayersError
+from winlayers.layers import DriverInfo
+from winlayers.layers.portable.erofs import image
+from winlayers.layers.portable.erofs.image import ensure_image
 from winlayers.layers.portable.service import PortableLayerService
 from winlayers.testing.sample_image import write_sample_image
 from winlayers.testing.tars import Member, make_tar
@@ -33,6 +36,28 @@ from winlayers.testing.tars import Member, make_tar
 _STEP = 12 << 10
 _MOST_ROOM = 1200 << 10
 pytestmark = pytest.mark.root
+
+
+@pytest.mark.parametrize("missing", ["room", "a folder"])
+def test_check_blames_no_file_for_what_temporary_files_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    service = PortableLayerService(DriverInfo(os.fspath(tmp_path / "home")))
+    service.import_tar("base", [], io.BytesIO(make_tar(Member("Files/"), Member("Files/a", b"a"))))
+    with service.views.open("base") as view:
+        made = ensure_image(view, service.store.folder("base"), writable=False)
+    assert list(service.check(repair=True)) == []
+    if missing == "room":
+
+        def write(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(image, "_write", write)
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", os.fspath(tmp_path / "missing"))
+    with pytest.raises(StoreError, match=r"no temporary file can be written .*TMPDIR"):
+        list(service.check(repair=True))
+    assert os.path.exists(made)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ must be mounted with.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -16,7 +17,7 @@ import tempfile
 from typing import IO
 
 from winlayers.durable import replacing
-from winlayers.errors import LayerCorruptError
+from winlayers.errors import LayerCorruptError, StoreError
 from winlayers.layers.portable import xattrs
 from winlayers.layers.portable.erofs import format as fs
 from winlayers.layers.portable.erofs.tree import Tree
@@ -135,19 +136,28 @@ def is_image_of(path: str, view: View, room: int) -> bool | None:
 
     Raises:
         LayerCorruptError: the view is damaged.
-        OSError: a file can't be read, or there is no room for the other one.
+        StoreError: there is no room for the other one, which says nothing of either.
+        OSError: the image can't be read.
     """
     facts = read_facts(path)
     if facts is None:
         return False
     if facts.stamp != stamp_of(view, room):
         return None
-    with tempfile.TemporaryFile() as fresh, open(path, "rb") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            fresh = stack.enter_context(tempfile.TemporaryFile())
             _write(view, fresh, room)
+            fresh.seek(0)
         except (sqlite3.DatabaseError, struct.error) as error:
             raise LayerCorruptError(f"the view is damaged: {error}", layer=view.path) from error
-        fresh.seek(0)
+        except OSError as error:
+            raise StoreError(
+                f"no temporary file can be written to compare it with: {error.strerror}",
+                path=path,
+                hint="set TMPDIR to a folder with room",
+            ) from error
+        file = stack.enter_context(open(path, "rb"))
         while data := fresh.read(_CHUNK):
             if file.read(len(data)) != data:
                 return False
