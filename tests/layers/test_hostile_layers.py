@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.layers.tars import LayerTar, base_tar
+from tests.tar.mutations import pax_member, raw_header
 from winlayers import durable
 from winlayers.errors import LayerContentError, WinlayersError
 from winlayers.layers.portable.service import PortableLayerService
@@ -45,6 +46,22 @@ def growth(measure: Callable[[int], float], small: int) -> float:
 
 LINEAR = 10.0
 """Four times as much may take so many times longer; what is quadratic takes 16 times as long."""
+
+
+class TestSizes:
+    @pytest.mark.parametrize("at", [0, 5, (1 << 63) - 2], ids=["no data", "data first", "data last"])
+    @pytest.mark.parametrize("before", [False, True], ids=["alone", "behind another"])
+    def test_a_sparse_file_of_all_63_bits(self, service: PortableLayerService, at: int, before: bool) -> None:
+        stored = bytes(bool(at))
+        records = [("GNU.sparse.size", f"{(1 << 63) - 1}"), ("GNU.sparse.numblocks", "1")]
+        records += [("GNU.sparse.map", f"{at},{len(stored)}")]
+        tar = pax_member(records, raw_header(b"Files/huge", b"0", len(stored)), stored)
+        if before:
+            small = [("GNU.sparse.size", "9"), ("GNU.sparse.numblocks", "1"), ("GNU.sparse.map", "5,1")]
+            tar = pax_member(small, raw_header(b"Files/small", b"0", 1), b"x") + tar
+        with pytest.raises(LayerContentError, match="is larger than the store's file system holds"):
+            put(service, "layer", tar + bytes(1024))
+        assert not service.exists("layer")
 
 
 class TestPaths:

@@ -375,18 +375,20 @@ class _Indexer:
             if self._side is None:
                 self._side = open(self._side_path, "xb")  # noqa: SIM115 - closed by finish or close
         offset = -(-self.side_size // _SIDE_ALIGNMENT) * _SIDE_ALIGNMENT
-        for position, chunk in reader.runs(_CHUNK):
-            with disk.writing():
-                self._side.seek(offset + position)  # holes stay holes
-                self._side.write(chunk)
         self.side_size = offset + header.size
         try:
+            with disk.writing():
+                self._side.flush()  # so that what follows can only fail for the size
             self._side.truncate(-(-self.side_size // _SIDE_ALIGNMENT) * _SIDE_ALIGNMENT)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # more than the file system holds, or than 63 bits
             raise LayerContentError(
                 f"a sparse file of {header.size} bytes is larger than the store's file system holds",
                 path=header.name,
             ) from error
+        for position, chunk in reader.runs(_CHUNK):
+            with disk.writing():
+                self._side.seek(offset + position)  # holes stay holes
+                self._side.write(chunk)
         return Where.SIDE, offset, header.size
 
     def finish(self, digest: str, size: int) -> IndexSummary:
