@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from winlayers import durable
 from winlayers.containers.record import Container
 from winlayers.images.documents import Descriptor
 from winlayers.images.image import Image, LayerInfo
@@ -124,7 +125,7 @@ class Store:
         Raises:
             StoreReadOnlyError: *repair* was asked for where the store can only be read.
         """
-        from winlayers.images.check import ImageChecker, ImageFinding, restore_layer
+        from winlayers.images.check import ImageChecker, ImageFinding, leftovers, restore_layer
         from winlayers.layers.portable.service import PortableLayerService
 
         if repair:
@@ -135,6 +136,7 @@ class Store:
             yield from service.check(
                 repair=repair, deep=deep, restore=functools.partial(restore_layer, self.images)
             )
+        yield from leftovers(self.containers.folder, repair=repair)
         for container in self.containers.containers():
             if self._lacks_layer(container):
                 yield ImageFinding(f"container {container.name}", f"its layer {container.id} is missing")
@@ -307,6 +309,7 @@ class Store:
         Leftovers of containers go as well, and what was learnt by looking in, unless somebody does so.
         """
         removed = self.images.prune(everything=everything)
+        durable.sweep(self.containers.folder)
         self.driver.cleanup()
         removed.cache_freed = self.cache.clear()
         return removed

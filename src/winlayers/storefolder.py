@@ -66,6 +66,7 @@ def _make(root: Path, driver: str, driver_options: Sequence[str]) -> str:
                     raise StoreError(
                         f"{root} is neither empty nor a winlayers store", hint="choose another --root"
                     )
+                durable.sweep(os.fspath(root))
                 try:
                     _fill(root, driver, driver_options)
                 except WinlayersError:

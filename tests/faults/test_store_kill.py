@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.operations import mounts_below
+from tests.faults.operations import hidden_below, mounts_below
 from tests.faults.steps import KILLED, die_at, fork, wait
 from tests.support import can_mount, require
 from winlayers import open_store
@@ -144,6 +144,8 @@ def assert_recovers(operation: StoreOperation, root: str, source: str, before: o
     assert list(store.check()) == []
     assert mounts_below(root) == []
     assert state_of(store) == after
+    store.prune()
+    assert hidden_below(root) == []
 
 
 def test_a_store_in_the_making(homes: Callable[[], str], source: str) -> None:
@@ -154,6 +156,7 @@ def test_a_store_in_the_making(homes: Callable[[], str], source: str) -> None:
         status = in_child(create, root, source, die_at(target))
         load(open_store(root), source)
         assert list(open_store(root).check()) == []
+        assert hidden_below(root) == []
         shutil.rmtree(os.path.dirname(root))
         if status == 0:
             assert target > 3

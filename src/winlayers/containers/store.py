@@ -72,6 +72,11 @@ class ContainerStore:
             finally:
                 locked.release()
 
+    @property
+    def folder(self) -> str:
+        """Where the records lie, under hidden names while they are written."""
+        return os.fspath(self._folder)
+
     # -- records --
 
     def containers(self) -> list[Container]:

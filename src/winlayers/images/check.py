@@ -59,10 +59,8 @@ class ImageChecker:
             if problem is not None:
                 damaged.add(digest)
                 yield self._damaged(digest, problem)
-        blobs = os.fspath(self._store.content.root / "blobs" / "sha256")
-        for name in sorted(os.listdir(blobs)):
-            if durable.is_leftover(os.path.join(blobs, name)):
-                yield self._leftover(os.path.join(blobs, name), name)
+        for folder in self._store.work_folders():
+            yield from leftovers(folder, repair=self._repair)
         for descriptor in self._store.content.manifests():
             try:
                 found = list(self._image(descriptor, damaged))
@@ -92,13 +90,6 @@ class ImageChecker:
         self._store.content.delete(digest)
         return ImageFinding(f"blob {digest}", problem, "removed; load or pull its image again", False)
 
-    def _leftover(self, path: str, name: str) -> ImageFinding:
-        problem = "half done work of a process that is gone"
-        if not self._repair:
-            return ImageFinding(name, problem)
-        durable.remove_any(path)
-        return ImageFinding(name, problem, "removed", True)
-
     def _image(self, descriptor: Descriptor, damaged: set[str]) -> Iterator[ImageFinding]:
         name = descriptor.annotations.get(REF_NAME, descriptor.digest)
         try:
@@ -121,6 +112,24 @@ class ImageChecker:
                 yield ImageFinding(
                     f"image {name}", f"layer {info.id} has the diff id {digest}, not {info.diff_id}"
                 )
+
+
+def leftovers(folder: str, *, repair: bool = False) -> Iterator[ImageFinding]:
+    """What processes that are gone have left half done in the folder.
+
+    Args:
+        repair: remove it.
+    """
+    problem = "half done work of a process that is gone"
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if not durable.is_leftover(path):
+            continue
+        if repair:
+            durable.remove_any(path)
+            yield ImageFinding(name, problem, "removed", True)
+        else:
+            yield ImageFinding(name, problem)
 
 
 def restore_layer(store: ImageStore, layer_id: str, diff_id: str, target: str) -> bool:

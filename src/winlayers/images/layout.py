@@ -67,6 +67,7 @@ class OciLayout:
             if others and not _is_begun(path, others):
                 raise ImageError(f"{path} is neither empty nor an OCI image layout")
             (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            durable.sweep(os.fspath(path))
             durable.write_bytes(os.fspath(path / _INDEX), compact_json({"schemaVersion": 2, "manifests": []}))
             durable.write_bytes(os.fspath(path / _MARKER), VERSION_MARKER)
         except OSError as error:

@@ -344,8 +344,13 @@ class ImageStore:
     def _collect_all(self, removed: Removed) -> None:
         names = {digest for digest, _ in self.content.digests()} | set(self.known_layer_ids())
         self._collect(names, removed)
-        durable.sweep(os.fspath(self.content.root / "blobs" / "sha256"))
-        durable.sweep(os.fspath(self.root / "layerdb"))
+        for folder in self.work_folders():
+            durable.sweep(folder)
+
+    def work_folders(self) -> list[str]:
+        """Where files lie under hidden names while they are written."""
+        folders = (self.content.root / "blobs" / "sha256", self.content.root, self.root / "layerdb")
+        return [os.fspath(folder) for folder in folders]
 
     def known_layer_ids(self) -> list[str]:
         """The ids of the image layers that the store has made."""
