@@ -268,6 +268,17 @@ class TestLife:
         assert not leftover.exists()
         assert mine.exists()
 
+    def test_nobody_waits_for_a_layer_that_is_in_use(
+        self, service: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Opening a store cleans up after those who are gone, and there is nothing to wait for else."""
+        put(service, "base", base_tar().bytes())
+        service.activate("base")
+        monkeypatch.setattr("winlayers.layers.portable.mounting._PATIENCE", 1000.0)
+        with durable.FileLock(os.path.join(service.layer_path("base"), ".mount.lock")):
+            PortableLayerService(service.info).check_home()
+        service.deactivate("base")
+
 
 class TestChanges:
     def changes(self, service: PortableLayerService, layer_id: str) -> dict[str, LayerChange]:

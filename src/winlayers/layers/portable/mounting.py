@@ -34,8 +34,11 @@ from winlayers.layers.portable.mounts.contract import (
 from winlayers.layers.portable.store import LayerRecord, LayerStore
 from winlayers.layers.portable.view import View
 
-_PATIENCE = 0.2
-"""Seconds that a sweep waits for a lock: the child of a command just killed may hold it for a moment."""
+_PATIENCE = 1.0
+"""Seconds that a sweep waits for the lock of what looks abandoned.
+
+The child of a command just killed may hold it until it becomes another program: on a busy machine, a moment.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -277,6 +280,8 @@ class Mounts:
             LayerInUseError: another process works on it.
             MountError: it can't be cleaned up.
         """
+        if self._stale_use(layer_id) is None:
+            return False  # without waiting for whoever uses it
         with self._lock(layer_id, timeout=_PATIENCE):
             if self._stale_use(layer_id) is None:
                 return False
