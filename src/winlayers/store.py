@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from winlayers import durable
 from winlayers.containers.record import Container
 from winlayers.images.documents import Descriptor
-from winlayers.images.image import Image, LayerInfo
+from winlayers.images.image import Foundation, Image, LayerInfo
 from winlayers.images.progress import QUIET, Progress
 from winlayers.images.reference import Reference
 from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
@@ -78,10 +78,10 @@ class Store:
         self._driver_options = tuple(driver_options)
         self._driver_lock = threading.Lock()
         self._driver: GraphDriver | None = None
-        self.images = ImageStore(self.root, self._get_driver, self._layers_in_use)
+        self.images = ImageStore(self.root, self._get_driver, self._in_use)
 
-    def _layers_in_use(self) -> dict[str, list[str]]:
-        return self.containers.layers_in_use()
+    def _in_use(self) -> dict[str, Foundation]:
+        return self.containers.in_use()
 
     @functools.cached_property
     def containers(self) -> ContainerStore:

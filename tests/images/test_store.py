@@ -30,6 +30,7 @@ from winlayers.errors import (
     WinlayersError,
 )
 from winlayers.images import mediatypes
+from winlayers.images.editing import ConfigChanges
 from winlayers.images.mediatypes import OCI_LAYER
 from winlayers.store import Store, open_store
 
@@ -381,6 +382,22 @@ def test_an_image_under_a_container_stays(store: Store, layout: Layout) -> None:
     removed = store.images.prune()
     assert removed.images == [image.id]
     assert len(removed.layers) == 3
+
+
+def test_a_container_keeps_its_own_image_alone(store: Store, layout: Layout) -> None:
+    """Another image of the same layers, with another configuration, goes like any other."""
+    store.load(layout.name)
+    store.create("layout:sample", name="box")
+    other = store.configure("layout:sample", ConfigChanges(user="somebody"), "other:1")
+    assert store.images.users(store.image("layout:sample")) == ["box"]
+    assert store.images.users(other) == []
+    assert store.remove_image("other:1").images == [other.id]
+    again = store.configure("layout:sample", ConfigChanges(user="somebody"), "other:1")
+    assert store.images.prune(everything=True).images == [again.id]
+    assert (
+        store.commit("box", "layout:again").manifest.layers[:-1]
+        == store.image("layout:sample").manifest.layers
+    )
 
 
 def test_a_failed_save_leaves_no_layout(store: Store, layout: Layout, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from winlayers.errors import (
 )
 from winlayers.graphdriver.contract import CreateOptions
 from winlayers.images.config import now
+from winlayers.images.image import Foundation
 from winlayers.images.reference import familiar
 
 if TYPE_CHECKING:
@@ -106,9 +107,9 @@ class ContainerStore:
             raise ContainerNotFoundError(f"several containers have an id that starts with {name!r}")
         raise ContainerNotFoundError(f"no such container: {name}", hint="winlayers ps lists containers")
 
-    def layers_in_use(self) -> dict[str, list[str]]:
-        """The image layers, base first, that each container stands on, by name."""
-        return {container.name: list(container.layers) for container in self.containers()}
+    def in_use(self) -> dict[str, Foundation]:
+        """What each container stands on, by name."""
+        return {found.name: Foundation(found.image_digest, found.layers) for found in self.containers()}
 
     def _path(self, container_id: str) -> Path:
         return self._folder / f"{container_id}.json"

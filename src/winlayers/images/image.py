@@ -74,3 +74,16 @@ class Image:
     def blobs(self) -> list[Descriptor]:
         """All blobs, manifest included."""
         return [self.descriptor, self.manifest.config, *self.manifest.layers]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Foundation:
+    """What a container stands on.
+
+    Attributes:
+        image_digest: the manifest digest of its image.
+        layers: the image's layers, base first, by the graph driver's ids.
+    """
+
+    image_digest: str
+    layers: tuple[str, ...]

@@ -19,7 +19,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -37,7 +37,7 @@ from winlayers.errors import (
 from winlayers.images.config import ImageConfig
 from winlayers.images.digest import is_digest, layer_id
 from winlayers.images.documents import REF_NAME, Descriptor, Index, Manifest, parse_document
-from winlayers.images.image import Image, LayerInfo
+from winlayers.images.image import Foundation, Image, LayerInfo
 from winlayers.images.layout import OciLayout
 from winlayers.images.leases import Lease, leased
 from winlayers.images.reference import Reference, familiar
@@ -74,18 +74,18 @@ class ImageStore:
         self,
         root: Path,
         driver: Callable[[], GraphDriver],
-        layers_in_use: Callable[[], dict[str, list[str]]],
+        in_use: Callable[[], dict[str, Foundation]],
     ) -> None:
         """Open the image store below *root*.
 
         Args:
             root: an existing folder.
             driver: gives the graph driver; called when layers are first needed.
-            layers_in_use: the image layers that each container stands on, by the container's name.
+            in_use: what each container stands on, by the container's name.
         """
         self.root = root
         self._driver = driver
-        self._layers_in_use = layers_in_use
+        self._in_use = in_use
         self._refused: StoreReadOnlyError | None = None
         try:
             with self.lock():
@@ -308,11 +308,14 @@ class ImageStore:
         return removed
 
     def users(self, image: Image) -> list[str]:
-        """The containers that stand on *image* and on no other image with the same layers."""
-        top = image.layer_ids[-1]
-        return [name for name, layers in self._layers_in_use().items() if layers and layers[-1] == top]
+        """The names of the containers that were made of *image*."""
+        return [name for name, found in self._in_use().items() if found.image_digest == image.digest]
 
     # -- collection --
+
+    def unneeded(self, *, everything: bool = False) -> list[Image]:
+        """The images that :meth:`prune` removes."""
+        return [i for i in self.images() if (everything or not i.references) and not self.users(i)]
 
     def prune(self, *, everything: bool = False) -> Removed:
         """Remove what nobody needs: images without a reference, and blobs and layers that are left over.
@@ -324,7 +327,7 @@ class ImageStore:
         """
         removed = Removed()
         with self.lock():
-            going = [i for i in self.images() if (everything or not i.references) and not self.users(i)]
+            going = self.unneeded(everything=everything)
             if going:
                 digests = {image.digest for image in going}
                 kept = [d for d in self.content.manifests() if d.digest not in digests]
@@ -356,22 +359,25 @@ class ImageStore:
         """The ids of the image layers that the store has made."""
         return sorted(path.stem for path in (self.root / "layerdb").glob("*.json"))
 
-    def needed(self, *, tidy: bool = True) -> set[str]:
+    def needed(self, *, tidy: bool = True, without: Collection[str] = ()) -> set[str]:
         """The digests of blobs and the ids of image layers that something needs; the caller holds the lock.
 
         Args:
             tidy: remove the leases of processes that are gone; the lock is held exclusively.
+            without: digests of images that need nothing.
 
         Raises:
             ImageError, ContainerError: an image or a container can't be read, so that it is not known.
         """
         needed = leased(self.root / "leases", tidy=tidy)
         for descriptor in self.content.manifests():
+            if descriptor.digest in without:
+                continue
             image = self._read(descriptor, ())
             needed.update(d.digest for d in image.blobs)
             needed.update(image.layer_ids)
-        for layers in self._layers_in_use().values():
-            needed.update(layers)
+        for found in self._in_use().values():
+            needed.update(found.layers)
         return needed
 
     def _collect(self, names: set[str], removed: Removed) -> None:

@@ -52,7 +52,8 @@ class ImageUsage:
 def disk_usage(store: ImageStore, container_ids: list[str]) -> list[Usage]:
     """The room that blobs, image layers and containers take."""
     with store.lock(shared=True):  # no image goes while it is counted
-        needed = store.needed(tidy=False)
+        going = {image.digest for image in store.unneeded()}
+        needed = store.needed(tidy=False, without=going)
         blobs = dict(store.content.digests())
     free = {digest: size for digest, size in blobs.items() if digest not in needed}
     rows = [Usage("blobs", len(blobs), len(blobs) - len(free), sum(blobs.values()), sum(free.values()))]
