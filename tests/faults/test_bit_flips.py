@@ -234,6 +234,9 @@ def test_a_damaged_scratch_layer_is_told(service: PortableLayerService) -> None:
         (finding,) = check(service, repair=True)
         assert (finding.path, finding.mended) == ("layerchain.json", True)
         assert service.store.parents("box") == ["top", "middle", "base"]
+    chain.unlink()
+    assert [finding.mended for finding in check(service, repair=True)] == [True]
+    assert check(service) == []
     record = Path(service.layer_path("box"), "layer.json")
     record.write_bytes(record.read_bytes().replace(b"null", b"nulk", 1))
     (finding,) = check(service, repair=True)

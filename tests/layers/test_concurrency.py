@@ -201,7 +201,7 @@ class LayerWork:
         self.service.destroy(f"commit-{os.getpid()}")
 
     def check(self) -> None:
-        assert list(self.service.check()) == []
+        assert not (found := list(self.service.check())), found
 
     def destroy(self) -> None:
         self.service.destroy(random.choice(["base", "delta", "scratch"]))
@@ -266,7 +266,7 @@ class ImageWork:
         self.store.images.images()
 
     def check(self) -> None:
-        assert list(self.store.check()) == []
+        assert not (found := list(self.store.check())), found
 
     def shared_container(self) -> None:
         self.store.create("sample:latest", name="shared")

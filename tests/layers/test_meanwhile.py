@@ -220,3 +220,58 @@ def test_a_layer_that_is_removed_before_it_is_marked_is_gone(
     service.prepare_removal("scratch")
     with pytest.raises(FileNotFoundError):
         service.set_aside("scratch", "scratch-1-removing")
+
+
+@pytest.fixture
+def lonely(service: PortableLayerService) -> PortableLayerService:
+    """A store of the layer ``base`` alone, so that it can be removed and made again."""
+    service.destroy("scratch")
+    service.destroy("delta")
+    return service
+
+
+def test_a_layer_that_goes_and_comes_while_folders_are_looked_at_is_no_strange_folder(
+    lonely: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lexists = os.path.lexists
+
+    def lexists_in_between(path: str) -> bool:
+        if not path.endswith("base/layer.json"):
+            return lexists(path)
+        monkeypatch.undo()
+        lonely.destroy("base")
+        try:
+            return lexists(path)
+        finally:
+            lonely.import_tar("base", [], io.BytesIO(BASE))
+
+    monkeypatch.setattr(os.path, "lexists", lexists_in_between)
+    assert list(lonely.check()) == []
+    assert os.path.lexists is lexists
+    os.mkdir(os.path.join(lonely.info.home, "strange"))
+    assert [finding.path for finding in lonely.check()] == ["strange"]
+
+
+def test_a_layer_that_comes_and_goes_while_it_is_checked_lacks_nothing(
+    lonely: PortableLayerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = LayerStore.identity
+    asked: list[str] = []
+
+    def identity_in_between(store: LayerStore, layer_id: str) -> tuple[int, int]:
+        if asked:
+            return identity(store, layer_id)
+        asked.append(layer_id)
+        lonely.destroy("base")
+        try:
+            return identity(store, layer_id)
+        finally:
+            lonely.import_tar("base", [], io.BytesIO(BASE))
+
+    def remove(layer_id: str) -> None:
+        lonely.destroy(layer_id)
+
+    monkeypatch.setattr(LayerStore, "identity", identity_in_between)
+    monkeypatch.setattr(lonely.mounts, "stale", remove)
+    assert list(lonely.check()) == []
+    assert asked == ["base"]

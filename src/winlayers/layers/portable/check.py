@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Callable, Iterator
 
@@ -87,7 +88,7 @@ class Checker:
             try:
                 with self._store.staying(layer_id):
                     for finding in self._layer(layer_id):
-                        if self._store.identity(layer_id) == identity:
+                        if self._store.is_still(layer_id, identity):
                             yield finding
             except LayerNotFoundError:
                 continue
@@ -99,9 +100,7 @@ class Checker:
             path = os.path.join(self._store.home, name)
             if durable.is_leftover(path) or self._store.is_half_removed(name):
                 yield self._finding("", name, _LEFTOVER, self._remove(path))
-            elif name.startswith(".") or not os.path.isdir(path):
-                continue
-            elif not os.path.lexists(os.path.join(path, folders.RECORD)) and os.path.isdir(path):
+            elif not name.startswith(".") and _is_no_layer(path):
                 yield Finding("", name, f"a folder without {folders.RECORD}, so not a layer")
 
     def _remove(self, path: str) -> Callable[[], str]:
@@ -205,11 +204,13 @@ class Checker:
     def _chain_writer(self, layer_id: str, chain: list[str]) -> Callable[[], str]:
         def mend() -> str:
             folder = self._store.folder(layer_id)
+            path = os.path.join(folder, folders.CHAIN)
             with self._store.lock():
-                about = os.stat(os.path.join(folder, folders.CHAIN))
+                about = os.stat(path) if os.path.exists(path) else None
                 self._store.write_chain(folder, chain)
-                # It is the same layer still: the file's time is part of what tells that.
-                os.utime(os.path.join(folder, folders.CHAIN), ns=(about.st_atime_ns, about.st_mtime_ns))
+                if about is not None:
+                    # It is the same layer still: the file's time is part of what tells that.
+                    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
             return "made again from the record and the parent's chain"
 
         return mend
@@ -397,6 +398,22 @@ class Checker:
             tree, path = damage
             name = os.path.join(folders.EXTRACT, os.path.basename(tree))
             yield self._finding(layer_id, name, f"{path} has changed since it was made", self._remove(tree))
+
+
+def _is_no_layer(path: str) -> bool:
+    """Whether *path* is a folder without a record, and not one layer that goes and another that comes."""
+    before = _folder_state(path)
+    has_record = os.path.lexists(os.path.join(path, folders.RECORD))
+    return before is not None and not has_record and _folder_state(path) == before
+
+
+def _folder_state(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    # An inode's number alone may be used again.
+    return (found.st_dev, found.st_ino, found.st_ctime_ns) if stat.S_ISDIR(found.st_mode) else None
 
 
 def _shared_damage(view: View, folder: str) -> tuple[str, str] | None:

@@ -268,7 +268,7 @@ class LayerStore:
             yield
         except (OSError, sqlite3.Error, StoreError, LayerCorruptError) as error:
             for layer_id, identity in before.items():
-                if self.identity(layer_id) != identity:
+                if not self.is_still(layer_id, identity):
                     raise LayerNotFoundError(
                         "the layer was removed by another process", layer=layer_id
                     ) from error
@@ -280,10 +280,19 @@ class LayerStore:
         """What tells a layer from another that came under its id later; zeros where there is none."""
         folder = self.folder(layer_id)
         try:
-            # An inode's number alone may be used again; the chain is written once, when the layer is made.
-            return os.stat(folder).st_ino, os.stat(os.path.join(folder, CHAIN)).st_mtime_ns
+            inode = os.stat(folder).st_ino
         except OSError:
             return 0, 0
+        try:
+            # An inode's number alone may be used again; the chain is written once, when the layer is made.
+            return inode, os.stat(os.path.join(folder, CHAIN)).st_mtime_ns
+        except OSError:
+            return inode, 0
+
+    def is_still(self, layer_id: str, identity: tuple[int, int]) -> bool:
+        """Whether the layer is there, and the one that had that identity (its chain may have been mended)."""
+        inode, time = self.identity(layer_id)
+        return inode != 0 and inode == identity[0] and (time == identity[1] or 0 in (time, identity[1]))
 
     # -- chains --
 
