@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.images.support import Layout, sample_layout
+from winlayers import durable
 from winlayers.cli.main import cli
 from winlayers.images.usage import folder_size
 from winlayers.inspection import open_image
@@ -26,7 +27,13 @@ def store(tmp_path: Path) -> Store:
     changed.change_config(lambda c: c.update(author="another"))
     opened.load(changed.name, name="app:1")  # the first one has no name now
     opened.create("app:1", name="box")
+    settle(opened)
     return opened
+
+
+def settle(store: Store) -> None:
+    """Let files have their blocks: a file system that gives them late may count others till then."""
+    durable.fsync_tree(str(store.root))
 
 
 def run(store: Store, *arguments: str, answer: str = "") -> str:
@@ -62,6 +69,7 @@ def looked_into(store: Store, folder: Path) -> str:
     """An image that is not imported, looked into with the store's cache; its transport name."""
     name = sample_layout(folder)
     assert "/" in run(store, "ls", "-R", name)
+    settle(store)
     return name
 
 
@@ -138,6 +146,7 @@ def test_a_cache_that_is_looked_through_stays(store: Store, tmp_path: Path) -> N
 
 def test_files_with_several_names_are_counted_once(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(100_000))
+    durable.fsync_tree(str(tmp_path))
     before = folder_size(str(tmp_path))
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b").hardlink_to(tmp_path / "a")

@@ -175,7 +175,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return variables
 
 
-def wine(command: Sequence[str], *, check: bool = True, timeout: float = 300) -> int:
+def wine(command: Sequence[str], *, check: bool = True, timeout: float = 900) -> int:
     """Run a program of Wine's without any of our streams (its services would hold them open)."""
     done = subprocess.run(
         command,

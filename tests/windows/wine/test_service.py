@@ -826,7 +826,7 @@ def test_acceptance_script_reports_a_broken_layer(home: Path, standin: StandIn) 
 def test_acceptance_script_refuses_politely(home: Path, arguments: list[str], told: str) -> None:
     script = REPOSITORY / "tools" / "windows-acceptance.py"
     done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False, timeout=280
     )
     assert done.returncode == 2
     assert told in done.stderr
