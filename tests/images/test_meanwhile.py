@@ -10,6 +10,7 @@ import pytest
 
 from tests.images.support import sample_layout
 from winlayers.errors import ContainerError, ImageNotFoundError, LayerNotFoundError
+from winlayers.images.check import ImageChecker
 from winlayers.images.documents import Descriptor
 from winlayers.images.editing.runconfig import ConfigChanges
 from winlayers.images.image import Image
@@ -167,3 +168,57 @@ def test_who_removes_by_force_what_another_works_on_is_told_so(store: Store, oth
         store.remove_container("box", force=True)
     other.driver.service.deactivate(box.id)  # type: ignore[attr-defined]
     store.remove_container("box", force=True)
+
+
+@pytest.fixture
+def damaged(store: Store, other: Store) -> str:
+    """The digest of a blob of the image, a bit of which has changed."""
+    digest = store.image(NAME).manifest.layers[0].digest
+    path = store.images.content.blob_path(digest)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    return digest
+
+
+def test_of_two_that_repair_the_second_leaves_what_was_brought_again(
+    store: Store, other: Store, damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, acts = ImageChecker._damaged, [lambda: list(other.check(repair=True))]
+
+    def after_others(checker: ImageChecker, digest: str, problem: str) -> object:
+        while acts:
+            acts.pop()()
+            other.load(sample_layout(tmp_path / "layout"))
+        return remove(checker, digest, problem)
+
+    monkeypatch.setattr(ImageChecker, "_damaged", after_others)
+    assert list(store.check(repair=True)) == []
+    assert list(other.check()) == []
+
+
+def test_a_damaged_blob_that_another_process_works_with_is_left(
+    store: Store, other: Store, damaged: str
+) -> None:
+    with other.images.lease() as lease:
+        lease.add([damaged])
+        (finding,) = store.check(repair=True)
+    assert not finding.mended
+    assert "another process works with it" in finding.action
+    assert store.images.content.blob_path(damaged).exists()
+
+
+def test_an_image_that_goes_and_comes_back_while_it_is_checked_lacks_nothing(
+    store: Store, other: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has, acts = store.images.content.has, [lambda: other.remove_image(NAME)]
+
+    def gone(blob: Descriptor) -> bool:
+        if not acts:
+            return has(blob)
+        acts.pop()()
+        found = has(blob)
+        other.load(sample_layout(tmp_path / "layout"))
+        return found
+
+    monkeypatch.setattr(store.images.content, "has", gone)
+    assert list(store.check()) == []

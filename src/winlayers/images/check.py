@@ -12,6 +12,7 @@ from winlayers.errors import LayerNotFoundError, WinlayersError
 from winlayers.images.blobstream import LayerStream
 from winlayers.images.documents import REF_NAME, Descriptor
 from winlayers.images.image import Image
+from winlayers.images.leases import leased
 from winlayers.images.store import ImageStore
 
 _CHUNK = 1 << 20
@@ -54,22 +55,30 @@ class ImageChecker:
     def run(self) -> Iterator[ImageFinding]:
         """All findings; the store may be in use meanwhile: images that are removed are passed over."""
         damaged = set()
-        for digest, size in list(self._store.content.digests()):
-            problem = self._blob_problem(digest, size)
-            if problem is not None:
+        for digest, _ in list(self._store.content.digests()):
+            problem = self._blob_problem(digest)
+            finding = None if problem is None else self._damaged(digest, problem)
+            if finding is not None:
                 damaged.add(digest)
-                yield self._damaged(digest, problem)
+                yield finding
         for folder in self._store.work_folders():
             yield from leftovers(folder, repair=self._repair)
         for descriptor in self._store.content.manifests():
-            try:
-                found = list(self._image(descriptor, damaged))
-            except LayerNotFoundError:
-                continue  # removed just now
-            if found and any(d.digest == descriptor.digest for d in self._store.content.manifests()):
+            if self._findings(descriptor, damaged):
+                # Again, while nobody can remove it, or bring back what was removed.
+                with self._store.lock(shared=True):
+                    found = self._findings(descriptor, damaged)
                 yield from found
 
-    def _blob_problem(self, digest: str, size: int) -> str | None:
+    def _findings(self, descriptor: Descriptor, damaged: set[str]) -> list[ImageFinding]:
+        """What is wrong with an image, unless that has been removed."""
+        try:
+            found = list(self._image(descriptor, damaged))
+        except LayerNotFoundError:
+            return []
+        return found if any(d.digest == descriptor.digest for d in self._store.content.manifests()) else []
+
+    def _blob_problem(self, digest: str) -> str | None:
         if not self._deep:
             return None
         found = hashlib.sha256()
@@ -84,11 +93,18 @@ class ImageChecker:
         actual = f"sha256:{found.hexdigest()}"
         return None if actual == digest else f"changed: its digest is {actual}"
 
-    def _damaged(self, digest: str, problem: str) -> ImageFinding:
+    def _damaged(self, digest: str, problem: str) -> ImageFinding | None:
+        """The finding; None: another process has removed the blob, and maybe brought it whole, meanwhile."""
+        subject = f"blob {digest}"
         if not self._repair:
-            return ImageFinding(f"blob {digest}", problem)
-        self._store.content.delete(digest)
-        return ImageFinding(f"blob {digest}", problem, "removed; load or pull its image again", False)
+            return ImageFinding(subject, problem)
+        with self._store.lock():
+            if digest in leased(self._store.root / "leases"):
+                return ImageFinding(subject, problem, "left, as another process works with it")
+            if self._blob_problem(digest) is None:
+                return None
+            self._store.content.delete(digest)
+        return ImageFinding(subject, problem, "removed; load or pull its image again", False)
 
     def _image(self, descriptor: Descriptor, damaged: set[str]) -> Iterator[ImageFinding]:
         name = descriptor.annotations.get(REF_NAME, descriptor.digest)
