@@ -108,6 +108,38 @@ def test_links_on_the_host_are_not_written_through(tree: Tree, tmp_path: Path) -
     assert list((tmp_path / "Fonts").iterdir()) == []
 
 
+def test_a_copied_link_is_not_written_through_by_the_next_copy(tree: Tree, tmp_path: Path) -> None:
+    """The destination holds a link of the name that the copy gets; but what the user names may be a link."""
+    (tmp_path / "elsewhere").mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "app").symlink_to("../elsewhere", target_is_directory=True)
+    with pytest.raises(PathNotFoundError, match="no folder"):
+        copy_out(tree, tree.find("/app"), out, lambda line: None)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    (tmp_path / "link").symlink_to("elsewhere", target_is_directory=True)
+    copy_out(tree, tree.find("/app"), tmp_path / "link", lambda line: None)
+    assert (tmp_path / "elsewhere" / "app" / "app.exe").is_file()
+
+
+def test_links_that_lead_out_of_what_is_copied_are_told(tmp_path: Path) -> None:
+    entries: list[tuple[str, File | Link | None]] = [
+        ("Files", DIRECTORY),
+        ("Files/a", DIRECTORY),
+        ("Files/a/in", File(None, reparse=SymbolicLink.to("..\\a\\..\\a\\b").to_bytes())),
+        ("Files/a/out", File(None, reparse=SymbolicLink.to("C:\\elsewhere").to_bytes())),
+        ("Files/a/up", File(None, reparse=SymbolicLink.to("..").to_bytes())),
+    ]
+    told: list[str] = []
+    with open_image(write_image(tmp_path / "layout", "x", [layer_tar(entries)])) as tree:
+        copy_out(tree, tree.find("/a"), tmp_path / "copy", told.append)
+        assert told == ["/a/out, and 1 more: links that lead out of what was copied"]
+        told.clear()
+        copy_out(tree, tree.root(), tmp_path / "whole", told.append)
+        copy_out(tree, tree.find("/a/out", follow=False), tmp_path / "one", told.append)
+    assert told == []
+
+
 def test_a_folder_in_the_way(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "app" / "app.exe").mkdir(parents=True)
     with pytest.raises(PathNotFoundError, match="is a folder"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,13 +53,14 @@ def copy_out(tree: Tree, source: Entry, destination: str | os.PathLike[str], war
         PathNotFoundError: there is a folder where a file would go, or the reverse.
     """
     target = Path(destination)
-    if target.is_dir() and source.path not in ("", DRIVE):
+    below = target.is_dir() and source.path not in ("", DRIVE)
+    if below:
         target = target / host_safe(source.name)
-    copier = _Copier(tree, warn)
+    copier = _Copier(tree, warn, follow=not below)
     try:
         for relative, entry in _with_below(tree, source):
             parts = [host_safe(part) for part in relative.split("/")] if relative else []
-            copier.copy(entry, target.joinpath(*parts))
+            copier.copy(entry, target.joinpath(*parts), relative)
         copier.finish()
     except OSError as error:
         raise StoreError(f"can't write to {error.filename or target}: {error.strerror}") from error
@@ -66,22 +68,28 @@ def copy_out(tree: Tree, source: Entry, destination: str | os.PathLike[str], war
 
 
 class _Copier:
-    def __init__(self, tree: Tree, warn: Warn) -> None:
+    def __init__(self, tree: Tree, warn: Warn, *, follow: bool) -> None:
+        """Make a copier; *follow*: the topmost folder is what the user named, which may be a link to one."""
         self._tree = tree
         self._warn = warn
+        self._follow = follow
         self._directories: list[tuple[Path, Entry]] = []
         self._made: dict[int, Path] = {}
         self._streams = 0
+        self._leaving: list[Entry] = []
         self.count = 0
 
-    def copy(self, entry: Entry, target: Path) -> None:
+    def copy(self, entry: Entry, target: Path, relative: str) -> None:
         self._streams += len(entry.inode.streams)
         if entry.is_directory:
             self._make_directory(target)
             self._directories.append((target, entry))
-        elif entry.metadata.reparse is not None and self._tree_target(entry) is not None:
+        elif (link := self._tree_target(entry)) is not None:
             self._clear(target)
-            os.symlink(self._tree_target(entry) or "", target, target_is_directory=entry.inode.is_directory)
+            os.symlink(link, target, target_is_directory=entry.inode.is_directory)
+            leads = posixpath.normpath(posixpath.join(posixpath.dirname(relative), link))
+            if relative and leads.split("/")[0] == "..":
+                self._leaving.append(entry)
         elif entry.type is not EntryType.FILE:
             self._warn(f"{entry.shown}: a {entry.target} reparse point can't be copied")
             return
@@ -101,7 +109,8 @@ class _Copier:
         try:
             os.mkdir(target)
         except FileExistsError:
-            if not stat.S_ISDIR(os.lstat(target).st_mode) and self._directories:
+            named = self._follow and not self._directories
+            if not stat.S_ISDIR((os.stat if named else os.lstat)(target).st_mode):
                 raise PathNotFoundError(f"{target} is there already and is no folder") from None
 
     def _clear(self, target: Path) -> None:
@@ -141,6 +150,9 @@ class _Copier:
                 f"{self._streams} alternate data stream{'s' if self._streams > 1 else ''} not copied;"
                 " copy to - for a tar with everything"
             )
+        if self._leaving:
+            others = f", and {len(self._leaving) - 1} more" if len(self._leaving) > 1 else ""
+            self._warn(f"{self._leaving[0].shown}{others}: links that lead out of what was copied")
 
 
 def _set_times(entry: Entry, target: Path) -> None:
