@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,6 +99,29 @@ class TestPaths:
         with service.open_reader("base", []) as reader:
             entries = [entry for entry, _ in reader]
         assert sum(entry.kind is EntryKind.DIRECTORY for entry in entries) == 16_381
+
+    def test_long_paths_take_no_memory_for_each_of_their_parents(self, service: PortableLayerService) -> None:
+        """The parents of each of these files have paths of 16 MB together."""
+        deep = "a/" * 4000
+        files = [Member(f"Files/{n}/{deep}f", b"f") for n in range(4)]
+        tar = make_tar(*files, Member("Files/link", link=f"Files/0/{deep}f"))
+
+        def read() -> int:
+            with service.open_reader("base", []) as reader:
+                return sum(1 for _ in reader)
+
+        uses: list[tuple[Callable[[], int], int]] = [
+            (lambda: put(service, "base", tar), 4),
+            (read, 1 + 4 * 4002 + 1),
+            (lambda: len(list(service.changes("base", []))), 5),
+        ]
+        for use, result in uses:
+            tracemalloc.start()
+            try:
+                assert use() == result
+                assert tracemalloc.get_traced_memory()[1] < 8 << 20
+            finally:
+                tracemalloc.stop()
 
     @pytest.mark.parametrize(
         "name", ["Files/a\0b", "Files/a:b/c", "Files//../../x", "\\\\server\\share", "C:/x"]

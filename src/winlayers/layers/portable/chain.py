@@ -284,15 +284,16 @@ def _is_file_and_directory(index: Index) -> bool:
 
     Which of the two is there in the end depends on the order of entries, and so does what links lead to.
     """
-    parents: set[str] = set()
-    files: set[str] = set()
+    files = {upcase(row.path) for row in index.entries() if row.code in (EntryCode.FILE, EntryCode.LINK)}
+    last = ""
     for row in index.entries():
-        if row.code > EntryCode.LINK:
-            continue
-        if row.code != EntryCode.DIRECTORY:
-            files.add(upcase(row.path))
         parent = row.path.rpartition("/")[0]
-        while parent and (key := upcase(parent)) not in parents:
-            parents.add(key)
-            parent = parent.rpartition("/")[0]
-    return not files.isdisjoint(parents)
+        if row.code > EntryCode.LINK or parent == last:
+            continue
+        last = parent
+        above = upcase(parent)
+        while above:
+            if above in files:
+                return True
+            above = above.rpartition("/")[0]
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
@@ -23,6 +24,7 @@ from winlayers.win32.metadata import DataStream, FileMetadata
 from winlayers.win32.names import validate_path
 
 _CHUNK = 1 << 20
+_SHORT = 256
 
 _KINDS = {
     EntryCode.FILE: EntryKind.FILE,
@@ -72,7 +74,7 @@ class TarLayerReader(LayerReader):
     def _entries(self, index: Index) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
         descriptor = functools.lru_cache(maxsize=1024)(index.descriptor)
         streams = index.streams_by_entry()
-        made: set[str] = {""}
+        made: set[str | bytes] = set()
         for row in index.entries():
             if not row.path:
                 continue
@@ -82,7 +84,7 @@ class TarLayerReader(LayerReader):
             if kind in (EntryKind.FILE, EntryKind.DIRECTORY):
                 metadata = row.metadata(None if row.security is None else descriptor(row.security))
             if kind is EntryKind.DIRECTORY:
-                made.add(row.path)
+                made.add(_short(row.path))
             entry = LayerEntry(row.path, kind, metadata, row.size, row.link)
             yield entry, self._streams(row, streams.get(row.seq, ()), metadata)
 
@@ -110,16 +112,24 @@ class TarLayerReader(LayerReader):
             yield chunk
 
 
-def _missing_parents(path: str, made: set[str]) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
+def _missing_parents(path: str, made: set[str | bytes]) -> Iterator[tuple[LayerEntry, Iterable[DataStream]]]:
     """Entries for the parents of *path* that the tar does not describe, so that parents come first."""
-    missing = []
-    parent = path.rpartition("/")[0]
-    while parent not in made:
-        missing.append(parent)
-        parent = parent.rpartition("/")[0]
-    for parent in reversed(missing):
-        made.add(parent)
+    cuts = []
+    cut = path.rfind("/")
+    while cut > 0 and _short(path[:cut]) not in made:
+        cuts.append(cut)
+        cut = path.rfind("/", 0, cut)
+    for cut in reversed(cuts):
+        parent = path[:cut]
+        made.add(_short(parent))
         yield LayerEntry(parent, EntryKind.DIRECTORY, FileMetadata(FileAttributes.DIRECTORY)), ()
+
+
+def _short(path: str) -> str | bytes:
+    """*path*, or the digest of a long one: one path can have thousands of such parents."""
+    if len(path) <= _SHORT:
+        return path
+    return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 class _Sink:
