@@ -25,11 +25,13 @@ from tests.faults.operations import (
 )
 from tests.faults.recovery import assert_recovers, outcome, require_mount, start
 from tests.layers.test_filesystems import mounted
+from winlayers.cli.main import run
 from winlayers.errors import StoreError, WinlayersError
 from winlayers.layers import DriverInfo
 from winlayers.layers.portable.erofs import image
 from winlayers.layers.portable.erofs.image import ensure_image
 from winlayers.layers.portable.service import PortableLayerService
+from winlayers.store import open_store
 from winlayers.testing.sample_image import write_sample_image
 from winlayers.testing.tars import Member, make_tar
 
@@ -156,13 +158,66 @@ def test_the_command_says_it_in_one_line(small: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "winlayers", "--root", str(root)]
     leave(small, 200 << 10)
     load = [*command, "load", f"oci:{tmp_path / 'layout'}"]
-    run = subprocess.run(load, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(load, capture_output=True, text=True, timeout=60)
     (small / "filler").unlink()
-    assert run.returncode == 1
-    said = [line for line in run.stderr.splitlines() if line.startswith("winlayers: ")]
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("winlayers: ")]
     assert len(said) == 1
     assert "No space left" in said[0] or "full" in said[0]
-    assert "Traceback" not in run.stderr
+    assert "Traceback" not in done.stderr
     subprocess.run([*command, "check"], check=True, capture_output=True, timeout=60)
     subprocess.run(load, check=True, capture_output=True, timeout=60)
     shutil.rmtree(root)
+
+
+def test_looking_in_goes_on_without_the_store(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_sample_image(tmp_path / "layout")
+    look = ["ls", "-R", f"oci:{tmp_path / 'layout'}"]
+    assert run(["--root", os.fspath(tmp_path / "root"), "-q", *look]) == 0
+    expected = capfd.readouterr().out
+    warned = 0
+    for room in range(0, _MOST_ROOM, 24 << 10):
+        root = small / "root"
+        open_store(root)
+        leave(small, room)
+        assert run(["--root", os.fspath(root), *look]) == 0
+        output = capfd.readouterr()
+        assert output.out == expected
+        warned += (looking := "looking without a store" in output.err)
+        shutil.rmtree(root)
+        (small / "filler").unlink()
+        if not looking and room:
+            break
+    assert warned > 1
+
+
+def test_a_container_is_unmounted(small: Path, tmp_path: Path) -> None:
+    """What takes no room must not want any."""
+    write_sample_image(tmp_path / "layout")
+    store = open_store(small / "root", driver_options=["mount=extract"])
+    store.load(f"oci:{tmp_path / 'layout'}", name="app:1")
+    store.create("app:1", name="box")
+    Path(store.mount("box"), "new").write_text("new")
+    leave(small, 0)
+    store.unmount("box")
+    assert store.containers.mount_path(store.container("box")) is None
+    assert not (store.root / "layers" / store.container("box").id / "mount.json").exists()
+    assert {change.path for change in store.changes("box")} == {"Files/new"}
+    (small / "filler").unlink()
+    assert Path(store.mount("box"), "new").read_text() == "new"
+    store.unmount("box")
+    shutil.rmtree(store.root)
+
+
+def test_what_an_operation_needs_can_t_be_noted(small: Path, tmp_path: Path) -> None:
+    write_sample_image(tmp_path / "layout")
+    store = open_store(small / "root")
+    store.load(f"oci:{tmp_path / 'layout'}", name="app:1")
+    leave(small, 0)
+    with pytest.raises(StoreError, match=r"refs: the store can't be written: No space left"):
+        store.save("app:1", f"oci:{tmp_path / 'saved'}:1")
+    (small / "filler").unlink()
+    assert list((store.root / "leases").iterdir()) == []
+    shutil.rmtree(store.root)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from winlayers.durable import FileLock
-from winlayers.errors import StoreReadOnlyError
+from winlayers.errors import StoreError, StoreReadOnlyError
 
 
 class Lease:
@@ -41,12 +41,22 @@ class Lease:
         self._held: set[str] = set()
 
     def add(self, names: Iterable[str]) -> None:
-        """Hold *names*: digests of blobs, and layer ids."""
+        """Hold *names*: digests of blobs, and layer ids.
+
+        Raises:
+            StoreError: they can't be noted.
+        """
         fresh = [name for name in names if name not in self._held]
         if not fresh:
             return
-        with self._store_lock(), open(self._names, "a", encoding="ascii") as file:
-            file.write("".join(f"{name}\n" for name in fresh))
+        with self._store_lock():
+            try:
+                with open(self._names, "a", encoding="ascii") as file:
+                    file.write("".join(f"{name}\n" for name in fresh))
+            except OSError as error:
+                raise StoreError(
+                    f"the store can't be written: {error.strerror}", path=os.fspath(self._names)
+                ) from error
         self._held.update(fresh)
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ The data itself is not kept.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,7 @@ from winlayers.images.documents import Descriptor
 from winlayers.images.progress import QUIET, Progress
 from winlayers.inspection.seekable import scan
 from winlayers.inspection.seekpoints import Points, PointWriter
+from winlayers.layers.portable import disk
 from winlayers.layers.portable.index import Index
 from winlayers.layers.portable.ingest import index_stream
 from winlayers.layers.portable.view import SCHEMA_VERSION as VIEW_VERSION
@@ -84,6 +86,7 @@ class BlobCache:
 
         Raises:
             DigestMismatchError: it is not the blob of *blob*, or its tar not that of *diff_id*.
+            StoreError: what is learnt of it can't be kept.
             TarError, LayerContentError: it is no layer.
         """
         if self.has(blob.digest):
@@ -93,12 +96,15 @@ class BlobCache:
                 return
             progress.start(blob.digest, label or "layer", blob.size)
             target = self.blobs / self.name(blob.digest)
-            with durable.hidden_folder(os.fspath(self.blobs)) as hidden:
+            with contextlib.ExitStack() as stack:
+                with disk.writing():
+                    hidden = stack.enter_context(durable.hidden_folder(os.fspath(self.blobs)))
                 with open_blob() as file:
                     self._read(file, blob, diff_id, hidden, progress)
-                durable.fsync_tree(hidden)
-                durable.remove_tree(os.fspath(target))
-                durable.rename_dir(hidden, os.fspath(target))
+                with disk.writing():
+                    durable.fsync_tree(hidden)
+                    durable.remove_tree(os.fspath(target))
+                    durable.rename_dir(hidden, os.fspath(target))
             progress.finish(blob.digest, "indexed")
 
     @staticmethod

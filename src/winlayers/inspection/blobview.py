@@ -12,6 +12,7 @@ from winlayers.images.documents import Descriptor, Manifest
 from winlayers.images.progress import QUIET, Progress
 from winlayers.inspection.blobcache import BlobCache
 from winlayers.inspection.seekable import OpenAt, SeekableBlob
+from winlayers.layers.portable import disk
 from winlayers.layers.portable.index import EntryCode, EntryRow, Index, StreamRow
 from winlayers.layers.portable.merge import Hidden, build_view
 from winlayers.layers.portable.view import Extent, Source, View
@@ -81,7 +82,8 @@ def _build(cache: BlobCache, digests: Sequence[str], path: str) -> None:
             (cache.name(digest), index, _hidden_targets(cache, digests[:position], indexes[:position]))
             for position, (digest, index) in enumerate(zip(digests, indexes, strict=True))
         ]
-        build_view(path, None, layers)
+        with disk.writing():
+            build_view(path, None, layers)
     finally:
         for index in indexes:
             index.close()

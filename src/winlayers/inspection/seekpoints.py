@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from winlayers.errors import LayerCorruptError
+from winlayers.layers.portable import disk
 from winlayers.layers.portable.frozen import begin_frozen, connect_frozen
 
 VERSION = 2
@@ -90,8 +91,13 @@ class PointWriter:
     may lie in data that was fed already (it takes some to be sure of one), within what *held* bytes says.
     """
 
+    @disk.writing()
     def __init__(self, path: str) -> None:
-        """Make the file *path*, which must not exist."""
+        """Make the file *path*, which must not exist.
+
+        Raises:
+            StoreError: it can't be written; so do the other methods.
+        """
         # One thread decompresses and adds points, another finishes.
         self._db = begin_frozen(path, _SCHEMA)
         self._update = crc32_function()
@@ -99,6 +105,7 @@ class PointWriter:
         self._count = 0
         self.size = 0
 
+    @disk.writing()
     def add(self, point: Point) -> None:
         """A point at the end of what was fed."""
         if point.plain != self.size:
@@ -120,6 +127,7 @@ class PointWriter:
             self._db.execute("UPDATE points SET crc = ? WHERE id = ?", (self._crc, self._count))
         self._crc = 0
 
+    @disk.writing()
     def finish(self, kind: str) -> None:
         """Write what is left and close the file; *kind* is what the blob is compressed with."""
         self._end_span()

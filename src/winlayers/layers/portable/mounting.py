@@ -190,7 +190,12 @@ class Mounts:
         if use is None or use.mount is None:
             return None
         select.by_kind(use.mount.kind).unmount(use.mount)
-        self._write(layer_id, None)
+        try:
+            self._write(layer_id, None)
+        except StoreError:
+            # On a full disk: a layer that can't be said to be active any more is not.
+            with disk.writing(), contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(layer_id))
         return use.mount.target
 
     # -- questions --
