@@ -423,6 +423,14 @@ def test_links_are_followed_no_further_than_a_path_can_be_long() -> None:
     assert kinds["Files/l0"] is EntryKind.FILE
 
 
+def test_no_more_than_a_thousand_collisions_are_reported() -> None:
+    deep = "/".join(["d"] * 900)
+    members = [file(f"{top}/{deep}/{number}") for number, top in enumerate(("top", "Top", "TOP"))]
+    result = convert(tar_of(*members), LayerOptions(epoch=None, report_collisions=True))[2]
+    assert result.collisions[:2] == (("top", "Top"), ("top/d", "Top/d"))
+    assert len(result.collisions) == 1000
+
+
 # -- trees ------------------------------------------------------------------------------------------
 
 

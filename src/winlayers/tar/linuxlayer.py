@@ -62,6 +62,7 @@ MAX_DEPTH = 1024
 MAX_SPARSE_SIZE = 127 << 30
 """The largest sparse file that is written out with its holes: the size of a container's drive."""
 
+_MOST_COLLISIONS = 1000
 _MODE_DIRECTORY = 0o040000
 _OVERLAY_OPAQUE = ("SCHILY.xattr.trusted.overlay.opaque", "SCHILY.xattr.user.overlay.opaque")
 _AUFS_PRIVATE = WHITEOUT_PREFIX * 2
@@ -117,7 +118,7 @@ class LinuxLayer:
     Attributes:
         entries: the number of entries.
         size: the layer's length in bytes.
-        collisions: pairs of names that are one to NTFS.
+        collisions: pairs of names that are one to NTFS, the first thousand of them.
     """
 
     entries: int
@@ -387,7 +388,8 @@ class LayerBuilder:
             raise InvalidNameError(
                 f"to NTFS this is the same {what} as {earlier.path!r}", path=path, hint=hint
             )
-        self._collisions[earlier.path, path] = None
+        if len(self._collisions) < _MOST_COLLISIONS:
+            self._collisions[earlier.path, path] = None
 
     # -- values -------------------------------------------------------------------------------------
 
