@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.windows.wine import comparing, driver_scenarios, scenarios
+from tests.windows.wine import comparing, driver_scenarios, more_scenarios, scenarios
 from tests.windows.wine.scenarios import Operation, Scenario
 from tests.windows.wine.standin import StandIn, comparable
 from winlayers.errors import WinlayersError
@@ -164,21 +164,23 @@ def _is_shared_boot_file(path: str, what: str) -> bool:
 
 HCSSHIM = recordings("hcsshim")
 DOCKERD = recordings("dockerd")
+HCSSHIM_SCENARIOS = [*scenarios.HCSSHIM, *more_scenarios.HCSSHIM]
+DOCKERD_SCENARIOS = [*driver_scenarios.DOCKERD, *more_scenarios.DOCKERD]
 
 
 def test_all_is_recorded_and_nothing_else() -> None:
-    assert HCSSHIM.keys() == {scenario.name for scenario in scenarios.HCSSHIM}
-    assert DOCKERD.keys() == {scenario.name for scenario in driver_scenarios.DOCKERD}
+    assert HCSSHIM.keys() == {scenario.name for scenario in HCSSHIM_SCENARIOS}
+    assert DOCKERD.keys() == {scenario.name for scenario in DOCKERD_SCENARIOS}
 
 
-@pytest.mark.parametrize("scenario", scenarios.HCSSHIM, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", HCSSHIM_SCENARIOS, ids=lambda scenario: scenario.name)
 def test_like_hcsshim_emulated(scenario: Scenario, home: Path, standin: StandIn) -> None:
     service = NativeLayerService(DriverInfo(str(home)), import_inline=True, complete_hives=False)
     found = play(scenario, home, standin, lambda operation: on_service(service, operation))
     assert found == expected(scenario, HCSSHIM[scenario.name], found)
 
 
-@pytest.mark.parametrize("scenario", driver_scenarios.DOCKERD, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", DOCKERD_SCENARIOS, ids=lambda scenario: scenario.name)
 def test_like_dockerd_emulated(scenario: Scenario, home: Path, standin: StandIn) -> None:
     driver = WindowsGraphDriver(
         str(home),
