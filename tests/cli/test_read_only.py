@@ -23,6 +23,7 @@ import pytest
 import winlayers
 from tests.images.support import sample_layout
 from tests.support import require, require_root, require_tool
+from winlayers import durable
 from winlayers.containers.record import Container
 from winlayers.durable import FileLock
 from winlayers.errors import LayerCorruptError, StoreError, StoreReadOnlyError
@@ -442,3 +443,41 @@ def test_what_an_ordinary_user_can_t_see_is_not_told_by_halves(folder: Path, kin
     (ran,) = run_all(owner.root, [["changes", "box"]], *AS_NOBODY, str(python))
     assert (ran.code, ran.out, len(ran.err.splitlines())) == (1, b"", 1)
     assert why in ran.err
+
+
+def test_another_user_s_hidden_work_is_not_called_left_over(folder: Path) -> None:
+    require_root()
+    require_tool("setpriv")
+    python = python_for_all()
+    require(python is not None, "no Python that an ordinary user can run has this package")
+    owned = folder / "store"
+    open_store(owned)
+    (owned / "layers" / f"{durable.TEMPORARY_PREFIX}{1 << 30}.1-private").mkdir(mode=0o700)
+    (owned / "layers" / f"{durable.TEMPORARY_PREFIX}{1 << 30}.1-public").mkdir(mode=0o755)
+    (ran,) = run_all(owned, [["check"]], *AS_NOBODY, str(python))
+    assert (ran.code, ran.err) == (1, "")
+    assert b"-public: half done work" in ran.out
+    assert b"private" not in ran.out
+
+
+@pytest.mark.parametrize("since", ["this boot", "another boot"])
+def test_mounts_that_can_t_be_seen_from_here_are_not_called_stale(read_only: Path, since: str) -> None:
+    """As in a container, to which a store is lent, and where its owner's mounts are not seen."""
+    owned = read_only.parent / "store"
+    owner = open_store(owned, driver_options=["mount=extract"])
+    box = owner.create("app:1")
+    owner.mount(box.id)
+    record = owned / "layers" / box.id / "mount.json"
+    kept = record.read_bytes()
+    use = json.loads(kept)
+    try:
+        assert list(open_store(read_only).check()) == []
+        gone = {**use, "mount": {**use["mount"], "target": "/elsewhere", "kind": "erofs", "details": {}}}
+        if since == "another boot":
+            gone["boot_id"] = gone["mount"]["boot_id"] = "another"
+        record.write_text(json.dumps(gone))
+        found = [str(finding) for finding in open_store(read_only).check()]
+        assert len(found) == (since == "another boot"), found
+    finally:
+        record.write_bytes(kept)
+        owner.unmount(box.id)

@@ -34,15 +34,18 @@ def hold(path: str, *, alone: bool = False) -> Held | None:
     Processes in other name spaces or containers, whose ids mean nothing here, are told apart by this.
 
     Returns:
-        None where it is gone, or, if *alone* was asked for, somebody else holds it.
+        None where it is gone; if *alone* was asked for, also where somebody else holds it, or may, as it
+        can't be opened.
     """
     if sys.platform != "win32":
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except PermissionError:
+            return None if alone else Held(None)
         except OSError:
-            return Held(None)  # a link, or what may not be opened: the name alone must do
+            return Held(None)  # a link or the like: the name alone must do
         try:
             if not try_lock(fd, shared=not alone, block=not alone) or not is_still(fd, path):
                 os.close(fd)

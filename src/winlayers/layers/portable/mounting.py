@@ -264,7 +264,8 @@ class Mounts:
     def stale(self, layer_id: str) -> MountRecord | MountAttempt | None:
         """A mount that is gone (a crash, a reboot) or was never finished, for ``check`` to clean up.
 
-        One that another process is working on is none, whatever can be seen of it.
+        One that another process is working on is none, whatever can be seen of it.  Who can only read the
+        store may be where nothing is seen of its owner's mounts and processes: only another boot tells then.
         """
         use = self._stale_use(layer_id)
         if use is None:
@@ -274,8 +275,11 @@ class Mounts:
                 use = self._stale_use(layer_id)
         except LayerInUseError:
             return None
+        except StoreReadOnlyError:
+            if use is None or use.boot_id == mountinfo.boot_id():
+                return None
         except StoreError:
-            pass  # a store that can't be written: what was seen must do
+            pass  # a lock that can't be had: what was seen must do
         return None if use is None else use.mount or use.attempt
 
     def clear_stale(self, layer_id: str) -> bool:
