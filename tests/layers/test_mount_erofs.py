@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.steps import fork, wait
 from tests.layers.mountviews import ViewBuilder, assert_mounted, names_that_leave, odd_view, real_view
 from tests.support import require, require_root
 from winlayers.errors import LayerCorruptError, MountError, UnsupportedError
@@ -338,6 +340,44 @@ def test_a_size_is_enforced_and_can_grow(mounted: Mounted, view: View) -> None:
     mounted.unmount(record)
     mounted.mount(view, writable=True)
     assert Path(target, "more").stat().st_size == 20 << 20
+
+
+@pytest.mark.parametrize("tool", ["mkfs.ext4", "resize2fs"])
+def test_a_tool_that_outlives_its_command_is_waited_for(
+    mounted: Mounted, view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    """Two at a time would ruin the file system; the first tells when it begins, and waits to be told more."""
+    why = scratch.cannot_enforce()
+    require(why is None, str(why))
+    if tool == "resize2fs":
+        _, record = mounted.mount(view, writable=True, size=16 << 20)
+        mounted.unmount(record)
+    real = shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in ("begins", "go"):
+        os.mkfifo(folder / name)
+    wait_once = f'mkdir "{folder}/once" 2>/dev/null && {{ : > "{folder}/begins"; cat "{folder}/go"; }}'
+    note = f'>> "{folder}/log"'
+    (folder / tool).write_text(
+        f'#!/bin/sh\necho begin {note}\n{wait_once}\n{real} "$@"; s=$?\necho end {note}\nexit $s\n'
+    )
+    (folder / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def mount() -> None:
+        mounted.mount(view, writable=True, size=32 << 20)
+
+    command = fork(mount)
+    (folder / "begins").read_bytes()
+    os.kill(command, signal.SIGKILL)
+    wait(command)
+    timer = threading.Timer(1, lambda: (folder / "go").write_bytes(b""))
+    timer.start()
+    mount()
+    timer.join()
+    log = (folder / "log").read_text().split()
+    assert log == ["begin", "end"] * (len(log) // 2)  # never two at once
 
 
 @pytest.fixture

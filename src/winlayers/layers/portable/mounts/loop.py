@@ -71,8 +71,8 @@ def attach(path: str, *, read_only: bool = True, unique: bool = False) -> tuple[
 
 
 @contextlib.contextmanager
-def alone(path: str) -> Iterator[None]:
-    """See that nobody attaches the file *path* uniquely while the block runs.
+def alone(path: str) -> Iterator[int]:
+    """See that nobody attaches the file *path* uniquely while the block runs, or who is given its descriptor.
 
     Raises:
         OSError: the file can't be opened.
@@ -80,7 +80,7 @@ def alone(path: str) -> Iterator[None]:
     fd = os.open(path, os.O_CLOEXEC | os.O_RDONLY)  # another than the device gets, which would keep the lock
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 
 assert sys.platform != "win32"
 
+import fcntl
+
 from winlayers.durable import can_write
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.mounts import loop, mountinfo, syscalls
@@ -57,16 +59,29 @@ def _tool(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
-def _run(name: str, *arguments: str, good: tuple[int, ...] = (0,)) -> None:
-    """Run one of e2fsprogs.
+@contextlib.contextmanager
+def _alone(state_dir: str) -> Iterator[int]:
+    """Hold the scratch layer's folder; a descriptor for the tool that is run meanwhile (see `_run`)."""
+    fd = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _run(held: int, name: str, *arguments: str, good: tuple[int, ...] = (0,)) -> None:
+    """Run one of e2fsprogs, which gets the descriptor *held* of what is locked.
+
+    It outlives a command that is killed, and nobody else must work on the same file till its end.
 
     Raises:
         MountError: it fails.
     """
+    command = [_tool(name) or name, *arguments]
     try:
-        done = subprocess.run(
-            [_tool(name) or name, *arguments], capture_output=True, timeout=_TIMEOUT, check=False
-        )
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False, pass_fds=(held,))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MountError(f"{name} failed: {error}") from error
     if done.returncode not in good:
@@ -138,9 +153,10 @@ def release(state_dir: str) -> None:
 def _mount(state_dir: str, image: str, size: int | None) -> bool:
     """Make, grow and mount as needed; whether it was mounted only now."""
     folder = os.path.join(state_dir, MOUNT)
-    if not os.path.exists(image):
-        _make(state_dir, image, size or 0)
-    elif size is not None and _file_system_size(image) < size // _EXT4_BLOCK * _EXT4_BLOCK:
+    with _alone(state_dir) as held:
+        if not os.path.exists(image):
+            _make(state_dir, image, size or 0, held)
+    if size is not None and _file_system_size(image) < size // _EXT4_BLOCK * _EXT4_BLOCK:
         release(state_dir)
         _grow(image, size)
     os.makedirs(folder, exist_ok=True)
@@ -150,7 +166,7 @@ def _mount(state_dir: str, image: str, size: int | None) -> bool:
     return True
 
 
-def _make(state_dir: str, image: str, size: int) -> None:
+def _make(state_dir: str, image: str, size: int, held: int) -> None:
     why = cannot_enforce()
     if why is not None:
         raise UnsupportedError(
@@ -169,7 +185,7 @@ def _make(state_dir: str, image: str, size: int) -> None:
         file.truncate(size)
     try:
         options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-        _run("mkfs.ext4", "-q", "-F", "-m0", f"-b{_EXT4_BLOCK}", "-Oea_inode", "-E", options, hidden)
+        _run(held, "mkfs.ext4", "-q", "-F", "-m0", f"-b{_EXT4_BLOCK}", "-Oea_inode", "-E", options, hidden)
     except MountError:
         os.unlink(hidden)
         raise
@@ -177,12 +193,12 @@ def _make(state_dir: str, image: str, size: int) -> None:
 
 
 def _grow(image: str, size: int) -> None:
-    with loop.alone(image):
+    with loop.alone(image) as held:
         if loop.find(image) is not None:
             raise MountError("the scratch layer is in use, so it can't be grown", path=image)
         os.truncate(image, size)
-        _run("e2fsck", "-f", "-p", image, good=(0, 1))  # 1: errors were put right
-        _run("resize2fs", image)
+        _run(held, "e2fsck", "-f", "-p", image, good=(0, 1))  # 1: errors were put right
+        _run(held, "resize2fs", image)
 
 
 def _file_system_size(image: str) -> int:
