@@ -122,3 +122,37 @@ def test_prune_without_a_yes(program: Program, answer: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "nothing was removed" in done.stderr.splitlines()[-1]
     assert references(program, "app") == ["app:1"]
+
+
+@pytest.mark.parametrize("option", ["--format", "--filter", "-f"])
+@pytest.mark.parametrize("command", ["images", "ps", "inspect", "layers"])
+def test_templates_and_filters_are_what_jq_is_for(program: Program, command: str, option: str) -> None:
+    done = program.run(command, option, "{{.ID}}", code=2)
+    assert "jq can pick from it" in done.stderr
+    assert "jq" not in program.run("save", option, "oci-archive", "app:1", code=2).stderr
+
+
+def test_find_in_any_letter_case_by_another_name(program: Program) -> None:
+    assert (
+        program.out("find", "app:1", "-iname", "WIN.INI")
+        == program.out("find", "app:1", "-name", "win.ini")
+        != ""
+    )
+    assert program.out("find", "app:1", "-ipath", "*/WINDOWS/*") != ""
+    program.run("find", "app:1", "-layer", "0", code=2)
+
+
+def test_a_kind_of_mount_that_there_is_not_is_refused_at_once(program: Program) -> None:
+    told = program.fails("--storage-opt", "mount=bogus", "create", "app:1", "--name", "box")
+    assert "there is no kind of mount 'bogus' (known are auto, erofs, fuse, extract)" in told
+    assert program.out("ps", "-q") == ""
+    program.run("--storage-opt", "mount=extract", "create", "app:1", "--name", "box")
+
+
+def test_an_image_that_is_named_by_a_digest(program: Program) -> None:
+    """What is printed is a name again, with one digest; and the image has a name, which prune respects."""
+    digest = program.json("images")[0]["digest"]
+    named = f"other@{digest}"
+    source = f"oci:{program.root}/images:docker.io/library/app:1"
+    assert program.out("load", source, "--name", named) == named
+    assert program.out("layers", named) == program.out("layers", "app:1")

@@ -259,6 +259,24 @@ def test_a_registry_that_lies_is_found_out(
         other.pull(f"{proxy.host}/lies/app@{image.digest}")
 
 
+def test_an_image_that_is_pulled_by_its_digest_is_called_by_it(
+    store: Store, registry: str, tmp_path: Path
+) -> None:
+    image = store.load(sample_layout(tmp_path / "layout"), name="app:1")
+    store.push("app:1", f"{registry}/pinned/app:1")
+    other = open_store(tmp_path / "other")
+    name = f"{registry}/pinned/app@{image.digest}"
+    assert other.pull(name).references == (name,)
+    assert other.images.prune().images == []
+    assert other.image(name).digest == image.digest
+    assert other.pull(f"{registry}/pinned/app:1@{image.digest}").references == (
+        f"{registry}/pinned/app:1",
+        name,
+    )
+    other.remove_image(name)
+    assert other.image(image.digest).references == (f"{registry}/pinned/app:1",)
+
+
 def test_what_is_not_there(store: Store, registry: str, tmp_path: Path) -> None:
     with pytest.raises(ImageNotFoundError, match="nothing/here:1 is not there"):
         store.pull(f"{registry}/nothing/here:1")

@@ -79,6 +79,10 @@ ELSEWHERE = {
 }
 """What docker, skopeo, crane and their like have, and what does it here."""
 
+_TELLING = frozenset({"images", "ps", "inspect", "history", "info", "df", "layers"})
+_FORMATS = frozenset({"--format", "-f", "--filter"})
+"""docker's ways to choose from what the commands of *_TELLING* print."""
+
 
 @click.command(
     cls=LazyGroup,
@@ -141,7 +145,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        _explained(error).show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
@@ -161,6 +165,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _explained(error: click.ClickException) -> click.ClickException:
+    """*error*, or one that says what is done here instead of docker's templates and filters."""
+    if not isinstance(error, click.NoSuchOption) or error.option_name not in _FORMATS or error.ctx is None:
+        return error
+    command = error.ctx.info_name
+    if command not in _TELLING:
+        return error
+    how = "what it prints is JSON, so" if command == "inspect" else "print JSON with --json;"
+    return click.UsageError(f"No such option {error.option_name!r}: {how} jq can pick from it.", error.ctx)
 
 
 def _complain(message: str) -> None:

@@ -41,8 +41,12 @@ def _size_test(context: click.Context, parameter: click.Parameter, value: str | 
 )
 @click.argument("target", metavar="IMAGE[:PATH]", shell_complete=complete_trees)
 @click.argument("inner", required=False, metavar="[PATH]")
-@click.option("-name", "--name", "name", metavar="GLOB", help="Names like GLOB, in any letter case.")
-@click.option("-path", "--path", "path", metavar="GLOB", help="Whole paths like GLOB, in any letter case.")
+@click.option(
+    "-name", "--name", "-iname", "name", metavar="GLOB", help="Names like GLOB, in any letter case."
+)
+@click.option(
+    "-path", "--path", "-ipath", "path", metavar="GLOB", help="Whole paths like GLOB, in any letter case."
+)
 @click.option(
     "-type",
     "--type",
@@ -58,7 +62,14 @@ def _size_test(context: click.Context, parameter: click.Parameter, value: str | 
     callback=_size_test,
     help="More, less or exactly N bytes.",
 )
-@click.option("-layer", "--layer", "layer", type=int, metavar="N", help="What comes from layer N, base 1.")
+@click.option(
+    "-layer",
+    "--layer",
+    "layer",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="What comes from layer N, base 1.",
+)
 @click.option("-maxdepth", "--maxdepth", "depth", type=click.IntRange(0), metavar="N", help="N levels only.")
 @click.option("-print0", "--print0", "zero", is_flag=True, help="End each path with a NUL.")
 @layer_root_option

@@ -40,7 +40,7 @@ def name_of(image: Image, given: str | None = None) -> str:
     reference = str(Reference.parse(given)) if given is not None else None
     if reference not in image.references:
         reference = image.references[0] if image.references else None
-    return image.digest if reference is None else f"{familiar(reference)}@{image.digest}"
+    return image.digest if reference is None else f"{familiar(reference).partition('@')[0]}@{image.digest}"
 
 
 class PlatformType(click.ParamType[Platform]):

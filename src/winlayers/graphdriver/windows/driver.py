@@ -19,6 +19,7 @@ from winlayers.errors import (
     LayerInUseError,
     LayerNotFoundError,
     LayerNotMountedError,
+    MountError,
     StoreError,
     WinlayersError,
 )
@@ -452,9 +453,16 @@ def _native_service(info: DriverInfo, options: Mapping[str, str]) -> LayerServic
 
 def _portable_service(info: DriverInfo, options: Mapping[str, str]) -> LayerService:
     _refuse_options(options.keys() - {"mount"})
+    from winlayers.layers.portable.mounts import select
     from winlayers.layers.portable.service import PortableLayerService
 
-    return PortableLayerService(info, mount=options.get("mount", "auto"))
+    mount = options.get("mount", select.AUTO)
+    if mount != select.AUTO:
+        try:
+            select.by_kind(mount)
+        except MountError as error:
+            raise DriverOptionError(f"mount={mount}: {error.message}", hint=error.hint) from error
+    return PortableLayerService(info, mount=mount)
 
 
 def _refuse_options(names: Iterable[str]) -> None:

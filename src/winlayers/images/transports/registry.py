@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, cast
@@ -38,8 +39,9 @@ class RegistrySource(ImageSource):
         raw, media_type = self._repository.manifest(reference.digest or reference.tag or "")
         descriptor = Descriptor(media_type, reference.digest or digest_of(raw), len(raw))
         self._documents[descriptor.digest] = raw
-        named = () if reference.tag is None else (Reference(reference.domain, reference.path, reference.tag),)
-        return [Offer(descriptor, named, reference.familiar)]
+        # As docker has it, an image that was pulled by its digest is called by it.
+        named = dataclasses.replace(reference, digest=None) if reference.tag is not None else reference
+        return [Offer(descriptor, (named,), reference.familiar)]
 
     def read_document(self, descriptor: Descriptor, what: str) -> bytes:
         raw = self._documents.get(descriptor.digest)
