@@ -186,6 +186,18 @@ def test_a_stream_without_a_name_is_refused() -> None:
         entries(tar_of((TarHeader("f", size=1), b"1"), (TarHeader("f:", size=1), b"2")))
 
 
+def test_a_stream_name_longer_than_a_windows_string_has_no_backup_stream() -> None:
+    """``:name:$DATA`` has 65,534 bytes at most; a tar's name may be longer."""
+    for length, fits in ((32_760, True), (32_761, False)):
+        tar = tar_of((TarHeader("f"), b""), (TarHeader("f:" + "s" * length, format=Format.PAX), b""))
+        entry = next(entries_from_tar(TarReader(io.BytesIO(tar))))
+        if fits:
+            write_backup_stream(entry, io.BytesIO())
+            continue
+        with pytest.raises(BackupStreamError, match="name has 65536 bytes"):
+            write_backup_stream(entry, io.BytesIO())
+
+
 def test_unread_streams_are_passed_over() -> None:
     sink = io.BytesIO()
     writer = TarLayerWriter(sink)
