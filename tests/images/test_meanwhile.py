@@ -170,6 +170,14 @@ def test_who_removes_by_force_what_another_works_on_is_told_so(store: Store, oth
     store.remove_container("box", force=True)
 
 
+def test_an_image_that_goes_while_it_is_read_is_said_to_be_gone(store: Store, other: Store) -> None:
+    with open_image(NAME, store=store) as tree:
+        entry = tree.find("/app/app.config.json")
+        other.remove_image(NAME)
+        with pytest.raises(LayerNotFoundError, match="removed by another process"):
+            tree.read(entry)
+
+
 @pytest.fixture
 def damaged(store: Store, other: Store) -> str:
     """The digest of a blob of the image, a bit of which has changed."""

@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from winlayers.errors import LayerCorruptError
+from winlayers.errors import LayerCorruptError, LayerNotFoundError
 from winlayers.layers.portable import disk
 from winlayers.layers.portable.digests import is_sealed
 from winlayers.layers.portable.frozen import connect_frozen, structural_damage
@@ -288,7 +288,12 @@ class View:
         return [_node(row) for row in rows]
 
     def open_source(self, layer: int, source: Source) -> BinaryIO:
-        """The open file that extents of *source* in *layer* point into; it belongs to the view."""
+        """The open file that extents of *source* in *layer* point into; it belongs to the view.
+
+        Raises:
+            LayerNotFoundError: the layer has been removed.
+            LayerCorruptError: the layer is there, and its file is not.
+        """
         file = self._files.get((layer, source))
         if file is None:
             where = self.layers[layer]
@@ -296,6 +301,10 @@ class View:
                 path = where.tar if source is Source.TAR else where.side
                 file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the view
             except OSError as error:
+                if not os.path.isdir(where.folder):
+                    raise LayerNotFoundError(
+                        "the layer was removed by another process", layer=where.name
+                    ) from error
                 raise LayerCorruptError(
                     f"the layer's data can't be opened: {error}", layer=where.name
                 ) from error
@@ -306,7 +315,8 @@ class View:
         """Up to *size* bytes of the extent from *offset*.
 
         Raises:
-            LayerCorruptError: the layer's file is shorter than its index says.
+            LayerNotFoundError: the layer has been removed.
+            LayerCorruptError: the layer's file is missing, or shorter than its index says.
         """
         left = max(0, extent.size - offset)
         want = left if size < 0 else min(size, left)
