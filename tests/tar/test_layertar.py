@@ -440,6 +440,18 @@ def test_a_reparse_buffer_whose_print_name_alone_is_right() -> None:
     assert header.linkname == "..\\x"
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_reparse_buffers_that_do_not_hold_their_print_name(once: bool) -> None:
+    whole = SymbolicLink.to("..\\x").to_bytes()
+    outside = bytearray(whole)
+    outside[12:14] = b"\xff\xff"  # the print name's offset, which the reference adds up in 16 bits
+    for data in (whole[:1], whole[:19], whole[:-3], bytes(outside)):
+        with pytest.raises(ReparseError, match="^Files/f: "):
+            written(backup_stream((StreamHeader(StreamId.REPARSE_DATA, len(data)), data)), once=once)
+    nothing = backup_stream((StreamHeader(StreamId.REPARSE_DATA, 0), b""), DATA)
+    assert written(nothing, once=once)[0].header.typeflag == "0"
+
+
 def test_a_lone_surrogate_in_a_target() -> None:
     reparse = SymbolicLink.to("\ud800a").to_bytes()
     header = header_from_metadata("l", FileMetadata(reparse=reparse), has_data=False)

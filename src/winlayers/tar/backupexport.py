@@ -105,9 +105,9 @@ class _Once:
 
     def _take(self, header: StreamHeader, data: bytes) -> None:
         if header.id == StreamId.SECURITY_DATA:
-            self.metadata = dataclasses.replace(self.metadata, security=data)
+            self.metadata = dataclasses.replace(self.metadata, security=data or None)
         elif header.id == StreamId.REPARSE_DATA:
-            self.metadata = dataclasses.replace(self.metadata, reparse=data)
+            self.metadata = dataclasses.replace(self.metadata, reparse=data or None)
         else:
             self.metadata = dataclasses.replace(self.metadata, eas=self.metadata.eas + parse_eas(data))
 
