@@ -446,7 +446,7 @@ def test_reparse_buffers_that_do_not_hold_their_print_name(once: bool) -> None:
     outside = bytearray(whole)
     outside[12:14] = b"\xff\xff"  # the print name's offset, which the reference adds up in 16 bits
     for data in (whole[:1], whole[:19], whole[:-3], bytes(outside)):
-        with pytest.raises(ReparseError, match="^Files/f: "):
+        with pytest.raises(ReparseError, match=r"^Files/f: "):
             written(backup_stream((StreamHeader(StreamId.REPARSE_DATA, len(data)), data)), once=once)
     nothing = backup_stream((StreamHeader(StreamId.REPARSE_DATA, 0), b""), DATA)
     assert written(nothing, once=once)[0].header.typeflag == "0"
