@@ -8,12 +8,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from winlayers.errors import FormatError, ImageError, ImageNotFoundError, LayerError
+from winlayers.errors import (
+    DigestMismatchError,
+    FormatError,
+    ImageError,
+    ImageNotFoundError,
+    LayerError,
+    PlatformError,
+    RegistryError,
+)
 from winlayers.images.blobstream import LayerStream
 from winlayers.images.config import ImageConfig
 from winlayers.images.digest import layer_id
@@ -28,6 +37,9 @@ from winlayers.images.transports.base import ImageSource, Offer
 
 MAX_NESTING = 4
 """How deep indexes may lie in indexes."""
+
+_MAX_DOCUMENTS = 200
+"""How many manifests and indexes are looked at for one image."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,26 +62,57 @@ def resolve(source: ImageSource, descriptor: Descriptor, platform: Platform | No
         PlatformError: it is not for Windows, or nothing fits *platform*.
         ImageError: a document is missing or malformed.
     """
-    wanted = WINDOWS if platform is None else platform
-    for _ in range(MAX_NESTING):
-        what = f"{source.name} ({descriptor.digest})"
-        document = parse_document(source.read_document(descriptor, "manifest"), descriptor.media_type, what)
-        if isinstance(document, Manifest):
-            raw = source.read_document(document.config, "configuration")
-            config = ImageConfig.parse(raw, f"configuration {document.config.digest}")
-            config.check_against(document, source.name)
-            if platform is not None:
-                choose(platform, [config.platform], source.name)
-            named = dataclasses.replace(document.descriptor, digest=descriptor.digest)
-            return Resolved(named, document, config)
-        descriptor = _choose(document, wanted, source.name)
-    raise ImageError(f"{source.name}: indexes are nested more than {MAX_NESTING} deep")
+    return _Search(source, platform).image(descriptor, 1)
 
 
-def _choose(index: Index, wanted: Platform, what: str) -> Descriptor:
-    if len(index.manifests) == 1 and index.manifests[0].platform is None:
-        return index.manifests[0]
-    return index.manifests[choose(wanted, [d.platform for d in index.manifests], what)]
+class _Search:
+    """The search for an image through indexes; it reads a bounded number of documents."""
+
+    def __init__(self, source: ImageSource, platform: Platform | None) -> None:
+        self._source = source
+        self._platform = platform
+        self._left = _MAX_DOCUMENTS
+
+    def image(self, descriptor: Descriptor, depth: int) -> Resolved:
+        """The image that *descriptor* stands for, at that depth of nesting."""
+        source, what = self._source, f"{self._source.name} ({descriptor.digest})"
+        self._left -= 1
+        if depth > MAX_NESTING or self._left < 0:
+            raise ImageError(f"{source.name}: indexes are nested more than {MAX_NESTING} deep, or too many")
+        raw = source.read_document(descriptor, "manifest")
+        document = parse_document(raw, descriptor.media_type, what)
+        if isinstance(document, Index):
+            return self._of_index(document, depth + 1)
+        raw_config = source.read_document(document.config, "configuration")
+        config = ImageConfig.parse(raw_config, f"configuration {document.config.digest}")
+        config.check_against(document, source.name)
+        if self._platform is not None:
+            choose(self._platform, [config.platform], source.name)
+        return Resolved(dataclasses.replace(document.descriptor, digest=descriptor.digest), document, config)
+
+    def _of_index(self, index: Index, depth: int) -> Resolved:
+        """What fits best by the platforms that the index names; else the first that fits by its own.
+
+        So does containerd: an index in an index, or an image, need not be said what it is for.
+        """
+        unsaid = [entry for entry in index.manifests if entry.platform is None]
+        if len(index.manifests) == 1 and unsaid:
+            return self.image(unsaid[0], depth)
+        wanted = WINDOWS if self._platform is None else self._platform
+        try:
+            chosen = choose(wanted, [entry.platform for entry in index.manifests], self._source.name)
+        except PlatformError:
+            for entry in unsaid:
+                try:
+                    found = self.image(entry, depth)
+                    choose(wanted, [found.config.platform], self._source.name)
+                except (DigestMismatchError, ImageNotFoundError, RegistryError):
+                    raise
+                except ImageError:  # for another platform, or an artifact
+                    continue
+                return found
+            raise
+        return self.image(index.manifests[chosen], depth)
 
 
 def pick(offers: Sequence[Offer], what: str) -> Offer:
@@ -80,7 +123,11 @@ def pick(offers: Sequence[Offer], what: str) -> Offer:
     """
     if len(offers) == 1:
         return offers[0]
-    labels = ", ".join(offer.label or offer.descriptor.digest for offer in offers[:20])
+    counts = Counter(offer.label for offer in offers)
+    labels = ", ".join(
+        offer.label if counts[offer.label] == 1 and offer.label else offer.descriptor.digest
+        for offer in offers[:20]
+    )
     raise ImageNotFoundError(f"{what} holds {len(offers)} images", hint=f"name one of {labels}")
 
 

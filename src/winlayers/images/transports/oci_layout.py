@@ -44,12 +44,15 @@ def select(manifests: Sequence[Descriptor], tag: str | None, stem: str, what: st
         ImageNotFoundError: there is none; the message lists what there is.
     """
     offers = []
+    seen: set[tuple[str, Reference | None, str]] = set()
     for descriptor in manifests:
         label = descriptor.annotations.get(REF_NAME, "")
         reference = reference_for(descriptor, stem)
         if reference is None and tag is None and len(manifests) == 1:
             reference = Reference.parse(f"{sanitised(stem)}:latest")
-        offers.append(Offer(descriptor, () if reference is None else (reference,), label))
+        if (descriptor.digest, reference, label) not in seen:  # what is listed twice is one
+            seen.add((descriptor.digest, reference, label))
+            offers.append(Offer(descriptor, () if reference is None else (reference,), label))
     if tag is None:
         if not offers:
             raise ImageNotFoundError(f"{what} holds no images")
