@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from winlayers.errors import HcsError, InvalidNameError, LayerContentError, LayerNotFoundError
-from winlayers.layers.native import errors, ffi, files, host, paths, restore
+from winlayers.layers.native import errors, ffi, files, host, paths, restore, vmcompute
 from winlayers.layers.native.privileges import SE_BACKUP, SE_RESTORE, SE_SECURITY, privileges
 from winlayers.layers.native.safefile import FILE_CREATE, FILE_DIRECTORY_FILE, FILE_OPEN, Root
+from winlayers.layers.native.service import NativeLayerService
+from winlayers.testing.tars import Member, make_tar
 from winlayers.win32.attributes import FileAttributes
 from winlayers.win32.metadata import FileMetadata
 
@@ -365,6 +368,48 @@ def test_privileges_nest() -> None:
 def test_privileges_end_with_an_error() -> None:
     with pytest.raises(ZeroDivisionError), privileges(SE_BACKUP, SE_RESTORE):
         raise ZeroDivisionError
+    assert not thread_has_token()
+
+
+def test_layers_are_read_and_written_with_privileges_emulated(
+    service: NativeLayerService, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[str, set[str]]] = []
+
+    def noting(name: str) -> Callable[..., object]:
+        function = getattr(vmcompute, name)
+
+        def noted(*arguments: object) -> object:
+            held.append(
+                (name, enabled() & {SE_BACKUP, SE_RESTORE, SE_SECURITY} if thread_has_token() else set())
+            )
+            return function(*arguments)
+
+        return noted
+
+    for name in ("import_layer", "export_layer", "process_base_image", "process_utility_image"):
+        monkeypatch.setattr(vmcompute, name, noting(name))
+    base = make_tar(Member("Files/"), Member("UtilityVM/"), Member("UtilityVM/Files/"))
+    service.import_tar("base", [], io.BytesIO(base))
+    chain = [service.layer_path("base")]
+    service.import_tar("one", chain, io.BytesIO(make_tar(Member("Files/"), Member("UtilityVM/"))))
+    for open_layer in (service.open_reader, service.open_listing, service.export_tar):
+        open_layer("one", chain).close()
+    service.export_folder("one", str(home / "folder"), chain)
+    service.import_folder("one", str(home / "folder"), chain)
+    service.process_base_layer(chain[0])
+    service.process_utility_vm(f"{chain[0]}\\UtilityVM")
+    writing, reading = {SE_BACKUP, SE_RESTORE, SE_SECURITY}, {SE_BACKUP}
+    assert held == [
+        ("process_base_image", writing),
+        ("process_utility_image", writing),
+        ("import_layer", writing),
+        ("process_utility_image", writing),
+        *[("export_layer", reading)] * 4,
+        ("import_layer", writing),
+        ("process_base_image", writing),
+        ("process_utility_image", writing),
+    ]
     assert not thread_has_token()
 
 

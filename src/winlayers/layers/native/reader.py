@@ -264,7 +264,8 @@ class ExportedLayerReader(TransportReader):
     def __init__(self, flavour: Flavour, path: str, chain: Sequence[str], *, listing: bool = False) -> None:
         self._folder = temporary.make_folder()
         try:
-            vmcompute.export_layer(flavour, path, self._folder, chain)
+            with privileges(*READ):
+                vmcompute.export_layer(flavour, path, self._folder, chain)
             super().__init__(self._folder, listing=listing)
         except BaseException:
             temporary.remove_folder(self._folder)

@@ -256,10 +256,12 @@ class NativeLayerService(LayerService):
 
     def import_folder(self, layer_id: str, folder: str, chain: Sequence[str]) -> None:
         _need_folders(chain)
-        vmcompute.import_layer(self.info.flavour, self.layer_path(layer_id), folder, chain)
+        with privileges(*WRITE):
+            vmcompute.import_layer(self.info.flavour, self.layer_path(layer_id), folder, chain)
 
     def export_folder(self, layer_id: str, folder: str, chain: Sequence[str]) -> None:
-        vmcompute.export_layer(self.info.flavour, self.layer_path(layer_id), folder, chain)
+        with privileges(*READ):
+            vmcompute.export_layer(self.info.flavour, self.layer_path(layer_id), folder, chain)
 
     def open_file(self, layer_id: str, path: str) -> BinaryIO:
         name = paths.entry_path(path, stream=True)
@@ -290,10 +292,12 @@ class NativeLayerService(LayerService):
         vmcompute.grant_vm_access(vm_id, path)
 
     def process_base_layer(self, path: str) -> None:
-        vmcompute.process_base_image(path)
+        with privileges(*WRITE):
+            vmcompute.process_base_image(path)
 
     def process_utility_vm(self, path: str) -> None:
-        vmcompute.process_utility_image(path)
+        with privileges(*WRITE):
+            vmcompute.process_utility_image(path)
 
 
 # -- the folder that an import fills ----------------------------------------------------------------
