@@ -36,9 +36,12 @@ def take_lock(folder: str) -> int | None:
 def mark_start(folder: str) -> int | None:
     """Mark that a process is being started to serve a view in *folder*; a descriptor to close once it serves.
 
-    Several may be at a time.  None: the file system has no locks, so nothing can be marked.
+    Several may be at a time.  None: it can't be opened, or has no locks, so nothing can be marked.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
     except OSError:
@@ -51,8 +54,8 @@ def wait_for_starts(folder: str, timeout: float) -> bool:
     """Wait until nothing in *folder* is marked by `mark_start`; False: not within *timeout* seconds."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
+    except OSError:
+        return True  # gone, or not to be opened: nobody can have marked it
     deadline = time.monotonic() + timeout
     try:
         while True:
