@@ -77,6 +77,20 @@ def test_of_two_that_mount_at_once_both_have_the_view(
     assert not driver.service.is_prepared("box")
 
 
+def test_a_layer_that_comes_just_before_it_is_mounted_has_its_chain(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.remove("box")
+    activate = driver.service.activate
+
+    def make_first(layer_id: str) -> None:
+        other.create_read_write("box", "delta")
+        activate(layer_id)
+
+    monkeypatch.setattr(driver.service, "activate", make_first)
+    assert_mounted(driver.get("box"))
+
+
 def test_a_mount_that_fails_leaves_the_next_one_of_another(
     driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

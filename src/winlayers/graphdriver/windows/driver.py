@@ -217,19 +217,19 @@ class WindowsGraphDriver(GraphDriver):
     def get(self, layer_id: str, mount_label: str = "") -> str:
         _log.debug("get %s", layer_id)
         resolved = self._resolve(layer_id)
-        chain = files.read_chain(self.service.layer_path(resolved))
-        return self._mounts.acquire(resolved, lambda: self._mount(resolved, chain))
+        return self._mounts.acquire(resolved, lambda: self._mount(resolved))
 
     def put(self, layer_id: str) -> None:
         _log.debug("put %s", layer_id)
         resolved = self._resolve(layer_id)
         self._mounts.release(resolved, lambda: self._unmount(resolved))
 
-    def _mount(self, resolved: str, chain: list[str]) -> str:
+    def _mount(self, resolved: str) -> str:
         service = self.service
         service.activate(resolved)
         try:
-            self._prepare(resolved, chain)
+            # Only now: an active layer stays, but what was there before may have been another, or nothing.
+            self._prepare(resolved, files.read_chain(service.layer_path(resolved)))
             try:
                 return self._view_path(resolved)
             except BaseException as error:
