@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import struct
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from winlayers.layers.native import (
     content,
     errors,
     ffi,
+    files,
     host,
     paths,
     safefile,
@@ -346,6 +348,9 @@ def test_all_but_what_is_held_is_removed() -> None:
     assert tree.left == {"a", "a\\b", "a\\b\\c", "f"}
 
 
+EAS = struct.pack("<IBBH", 0, 0, 3, 5) + b"ONE\0value"
+
+
 class _Source:
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -391,6 +396,35 @@ def test_metadata_behind_the_data_is_refused_in_one_pass(late: StreamId) -> None
     _, found = content.read_once(source, FileMetadata(), "a")
     with pytest.raises(Exception, match=f"id {int(late)} follows the data"):
         list(found)
+
+
+class _Placed(files.WinFile):
+    """A file whose data a backup stream has from the file's position on, which reading it moves."""
+
+    def __init__(self) -> None:
+        self._handle = None
+        self.path = "a"
+        self.position = 0
+
+    def ea_size(self) -> int:
+        return 1
+
+    def seek(self, offset: int) -> None:
+        self.position = offset
+
+    def backup_reader(self, *, security: bool) -> files.BackupReader:
+        parts = streams((StreamId.DATA, "", b"data"[self.position :]), (StreamId.EA_DATA, "", EAS))
+        self.position = 4
+        reader = files.BackupReader(self, security=security)
+        reader.read = parts.read  # type: ignore[method-assign]  # instead of what Windows gives
+        return reader
+
+
+def test_files_that_are_read_twice_are_read_from_their_start_each_time() -> None:
+    found = content.FileContent(_Placed(), FileMetadata(FileAttributes.ARCHIVE), security=False)
+    with contextlib.closing(found):
+        assert [b"".join(part.chunks) for part in found.streams()] == [b"data"]
+    assert [attribute.name for attribute in found.metadata.eas] == ["ONE"]
 
 
 # -- the child's answers ----------------------------------------------------------------------------

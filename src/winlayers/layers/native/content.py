@@ -47,6 +47,8 @@ class FileContent:
             if basic.attributes & _TWO_PASSES or file.ea_size():
                 found = scan_file_streams(self._source, path=path)
                 self._source.close()
+                if not basic.is_directory:
+                    file.seek(0)  # nothing says that BackupRead begins anywhere but at the file's position
                 self._source = file.backup_reader(security=security)
                 self.metadata = found.apply_to(basic)
                 self._streams = iter_data_streams(self._source, found, path=path)
