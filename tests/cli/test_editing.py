@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import Program
+from tests.cli.test_cli import PROGRAM, Program
 from tests.images.support import Layout, sample_layout
 
 
@@ -71,6 +73,32 @@ def test_the_story(program: Program, tree: Path, tmp_path: Path, monkeypatch: py
     ).startswith("sha256:")
 
 
+def test_a_tar_from_standard_input(program: Program, tree: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(tree, ".")
+    command = [*PROGRAM, "--root", str(program.root), "append", "app:1", "-t", "app:2", "-"]
+
+    def run(data: bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(command, input=data, capture_output=True, check=False, timeout=60)
+
+    done = run(packed.read_bytes())
+    assert (done.returncode, done.stdout[:13]) == (0, b"app:2@sha256:"), done.stderr
+    program.run("append", "app:1", str(packed), "-t", "app:3")
+    assert program.json("layers", "app:2") == program.json("layers", "app:3")
+    assert program.json("history", "app:2")[0]["created_by"] == "winlayers append - C:\\"
+    layer = program.run(
+        "-q", "layer", "export", program.json("layers", "app:1")[1]["id"], "-o", str(tmp_path / "l")
+    )
+    assert layer.stderr == ""
+    assert run((tmp_path / "l").read_bytes()).returncode == 0
+    for wrong, message in ((b"", b"standard input is empty"), (b"no tar", b"standard input")):
+        done = run(wrong)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert message in done.stderr
+        assert str(tmp_path).encode() not in done.stderr
+
+
 def test_wrong_input_is_one_clear_line(program: Program, tree: Path, tmp_path: Path) -> None:
     assert "nothing to merge" in program.fails("squash", "app:1", "--last", "9")
     assert "no layer called" in program.fails("squash", "app:1", "--from", "0123456789")
@@ -84,7 +112,7 @@ def test_wrong_input_is_one_clear_line(program: Program, tree: Path, tmp_path: P
     (layer / "Windows" / "win.ini").write_text("patched")
     program.run("append", "app:1", str(layer), "-t", "app:new")
     message = program.fails("rebase", "app:2", "--onto", "app:new", "--old-base", "app:1")
-    assert "1 paths that the layers change differ in the new base: Files/Windows/win.ini" in message
+    assert "1 path that the layers change differs in the new base: Files/Windows/win.ini" in message
     assert "force" in message
     program.run("rebase", "app:2", "--onto", "app:new", "--old-base", "app:1", "--force")
 

@@ -13,11 +13,18 @@ from winlayers.cli.context import Settings, complete_images, examples, json_opti
         r"winlayers append base:1 ./build -t app:1 --dest 'C:\app'",
         "winlayers append base:1 app.tar.gz config/ -t app:1 --dest /app",
         "winlayers append app:1 layer.tar -t app:2 --layer",
+        "tar c -C build . | winlayers append base:1 - -t app:1",
         "SOURCE_DATE_EPOCH=1700000000 winlayers append base:1 ./build -t app:1",
     )
 )
 @click.argument("image", shell_complete=complete_images)
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(exists=True))
+@click.argument(
+    "sources",
+    nargs=-1,
+    required=True,
+    metavar="SOURCE...",
+    type=click.Path(exists=True, allow_dash=True),
+)
 @tag_option
 @click.option("--dest", default="", metavar="FOLDER", help="Where on drive C: it goes.  [default: its root]")
 @click.option(
@@ -51,6 +58,7 @@ def append(
 ) -> None:
     """Put folders and tars onto IMAGE, each as a layer.  Prints the new image's reference and digest.
 
+    SOURCE is a folder, or a tar that may be compressed; - is a tar on standard input.
     New files and folders inherit their security from the folder that they come into; folders that are there
     keep all that they have.  The same sources give the same layers, and the same image if SOURCE_DATE_EPOCH
     is set.

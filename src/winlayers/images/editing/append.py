@@ -6,6 +6,9 @@ import contextlib
 import dataclasses
 import enum
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from winlayers.errors import ImageError, InvalidNameError, LayerContentError, TarError, WinlayersError
@@ -79,7 +82,7 @@ def append_image(
     sources on the same image give the same layers; with ``SOURCE_DATE_EPOCH``, the same image.
 
     Args:
-        sources: folders and tars (plain, gzip or zstd), lowest first.
+        sources: folders and tars (plain, gzip or zstd), lowest first; ``-`` is a tar on standard input.
         reference: what to call it; None: nothing.
         author: who made it, for its history and configuration.
         message: a comment, for its history.
@@ -99,7 +102,8 @@ def append_image(
         layers = list(image.manifest.layers)
         history = list(raw_history(image.config))
         for source in sources:
-            layer = _append(store, lease, image, diff_ids, source, options, compression, level, progress)
+            with _at_hand(os.fspath(source)) as path:
+                layer = _append(store, lease, image, diff_ids, path, options, compression, level, progress)
             diff_ids.append(layer.diff_id)
             layers.append(layer.blob)
             name = os.path.basename(os.path.abspath(source))
@@ -191,6 +195,34 @@ def _writer(source: str, options: AppendOptions, below: View | None) -> Callable
 
 
 # -- tars --
+
+
+@contextlib.contextmanager
+def _at_hand(source: str) -> Iterator[str]:
+    """The path of *source*; standard input, which is read more than once, is kept in a file meanwhile.
+
+    Raises:
+        ImageError: nothing comes, or it can't be kept.
+    """
+    if source != "-":
+        yield source
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="winlayers-"))
+            path = os.path.join(folder, "standard input")
+            with open(path, "wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        except OSError as error:
+            raise ImageError(f"can't keep what comes from standard input: {error.strerror}") from error
+        if not os.path.getsize(path):
+            raise ImageError("standard input is empty")
+        try:
+            yield path
+        except TarError as error:
+            if error.layer == path:
+                error.layer = "standard input"
+            raise
 
 
 def _plain_data(path: str) -> Iterator[bytes]:

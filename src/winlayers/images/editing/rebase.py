@@ -63,7 +63,7 @@ def rebase_image(
         conflicts = _conflicts(store, image, onto, base.layers)
         _refuse(conflicts, onto, force=force)
         if conflicts.changed:
-            progress.warn(f"{len(conflicts.changed)} paths that the layers touch differ in the new base")
+            progress.warn(f"{_differing(conflicts.changed, 'touch')} in the new base")
         transplant(store, lease, image, base.layers, onto.config.diff_ids, progress)
         steps = above_base(raw_history(image.config), base.steps, base.layers)
         media_type = image.manifest.media_type
@@ -96,16 +96,23 @@ def _refuse(conflicts: Conflicts, onto: Image, *, force: bool) -> None:
     missing, changed = tuple(conflicts.missing), tuple(conflicts.changed)
     if missing:
         raise RebaseConflictError(
-            f"the new base lacks {len(missing)} files that the layers need: {_some(missing)}",
+            f"the new base lacks {len(missing)} file{'s' if len(missing) > 1 else ''} that the layers need:"
+            f" {_some(missing)}",
             conflicts=changed,
             missing=missing,
         )
     if changed and not force:
         raise RebaseConflictError(
-            f"{len(changed)} paths that the layers change differ in the new base: {_some(changed)}",
+            f"{_differing(changed, 'change')} in the new base: {_some(changed)}",
             conflicts=changed,
             hint="force, if what the layers have is right on the new base, too",
         )
+
+
+def _differing(paths: Sequence[str], verb: str) -> str:
+    if len(paths) == 1:
+        return f"1 path that the layers {verb} differs"
+    return f"{len(paths)} paths that the layers {verb} differ"
 
 
 def _some(paths: Sequence[str]) -> str:
