@@ -290,6 +290,7 @@ def _links(bench: Bench) -> str:
             restore.link_or_copy(root, "links\\0", root, f"links\\{number}")
         with root.open_relative("links\\0", files.GENERIC_READ, files.SHARE_READ, FILE_OPEN) as file:
             count = file.link_count()
+        expect(count == 1024, f"the file has {count} links: the limit is another")
         expect(read_file(root, "links\\1029")[1] == [("", b"data")], "the copy differs")
     return f"{count} links"
 
