@@ -14,7 +14,7 @@ import pytest
 from tests.images.registries import Exchange, Proxy, answer, docker_config, forget_configuration, proxied
 from tests.images.support import Layout, sample_layout, tree_digest
 from winlayers.cli.main import run
-from winlayers.errors import ImageNotFoundError, RegistryError, WinlayersError
+from winlayers.errors import DigestMismatchError, ImageNotFoundError, RegistryError, WinlayersError
 from winlayers.images.blobstream import LayerStream
 from winlayers.images.documents import Descriptor
 from winlayers.images.exporter import copy
@@ -208,6 +208,16 @@ def test_credentials_that_are_no_text(
     (tmp_path / "docker" / "config.json").write_text('{"credsStore":"odd"}')
     with pytest.raises(RegistryError, match="not understood"):
         find_credentials("some.example", "app")
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_an_image_is_not_sent_to_another_one_s_digest(fake: Fake, everything: bool) -> None:
+    digest = fake.layout.descriptor["digest"]
+    place = f"docker://{fake.host}/some/app"
+    with pytest.raises(DigestMismatchError, match=f"{digest}, which can't be called .*@sha256:0000"):
+        copy(fake.layout.name, f"{place}@sha256:{'0' * 64}", everything=everything)
+    assert fake.proxy.requests == []
+    assert copy(fake.layout.name, f"{place}@{digest}", everything=everything).digest == digest
 
 
 class Silence:

@@ -63,7 +63,7 @@ COMMANDS = {
     "report": Entry(f"{_COMMANDS}.report:report", _LOOKING, "Show an image as a page: sizes, layers, waste."),
 }
 
-_LOGIN = "credentials are those of docker login and podman login, or given with --creds"
+_LOGIN = "credentials are those of docker, podman, skopeo and crane auth login, or given with --creds"
 _RUN = "winlayers runs nothing; mount shows a container's drive C:"
 ELSEWHERE = {
     "login": _LOGIN,

@@ -54,6 +54,7 @@ def send_image(
         ImageNotFoundError: a blob is missing.
         DigestMismatchError: a blob is damaged.
     """
+    target.expect(image.descriptor)
     sending = _Sending(open_blob, target, give_up, foreign=foreign, progress=progress)
     sending.run(_work(image.manifest.layers, image.manifest.config), parallel)
     target.publish(image.descriptor.without_mention(), image.manifest.raw)
@@ -219,6 +220,7 @@ def copy_whole(
             f"{target.name} can't hold {source.name}, which is for several platforms",
             hint="copy one of them with --platform, or to another kind of place",
         )
+    target.expect(root.descriptor)
     images = [document for document in documents if document.links.blobs]
     work: list[tuple[str, Descriptor]] = []
     for number, document in enumerate(images, 1):

@@ -93,6 +93,13 @@ class ImageTarget(abc.ABC):
     wants_foreign: bool = True
     """Whether layers that may not be distributed are stored here like others (a registry says no)."""
 
+    def expect(self, descriptor: Descriptor) -> None:  # noqa: B027 - a hook, empty by default
+        """Hear what is going to be published, before anything is sent.
+
+        Raises:
+            DigestMismatchError: the target's name says that it should be something else.
+        """
+
     @abc.abstractmethod
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there already (or can be had there without sending it)."""

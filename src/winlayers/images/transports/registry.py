@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, cast
 
-from winlayers.errors import ImageNotFoundError, RegistryError
+from winlayers.errors import DigestMismatchError, ImageNotFoundError, RegistryError
 from winlayers.images.compression import Reader
 from winlayers.images.digest import digest_of, verify
 from winlayers.images.documents import Descriptor
@@ -113,6 +113,12 @@ class RegistryTarget(ImageTarget):
         self.name = f"docker://{reference}"
         self.mounted: list[str] = []
         """The digests of blobs that were taken over from other repositories."""
+
+    def expect(self, descriptor: Descriptor) -> None:
+        if self._reference.digest not in (None, descriptor.digest):
+            raise DigestMismatchError(
+                f"what is to be sent is {descriptor.digest}, which can't be called {self._reference.familiar}"
+            )
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         if self._repository.has_blob(descriptor.digest):
