@@ -26,14 +26,17 @@ from tests.support import require, require_root, require_tool
 from winlayers import durable
 from winlayers.containers.record import Container
 from winlayers.durable import FileLock
-from winlayers.errors import LayerCorruptError, StoreError, StoreReadOnlyError
+from winlayers.errors import LayerCorruptError, LayerInUseError, StoreError, StoreReadOnlyError
 from winlayers.inspection import open_image
 from winlayers.layers import DriverInfo
 from winlayers.layers.portable.mounts import select
 from winlayers.layers.portable.mounts.fusefs import processes
+from winlayers.layers.portable.mounts.fusefs.record import Record
 from winlayers.layers.portable.service import PortableLayerService
 from winlayers.store import Store, open_store
 from winlayers.testing.tars import Member, make_tar
+
+pytestmark = pytest.mark.root
 
 NOBODY = 65534
 AS_NOBODY = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
@@ -421,6 +424,40 @@ def test_changes_of_a_live_and_of_a_dead_mount(read_only: Path) -> None:
         assert open_store(read_only).changes("box") == wanted
     finally:
         open_store(owner.root).driver.cleanup()  # takes down what is dead
+
+
+def test_a_record_that_is_changed_while_it_is_read_is_not_believed(
+    read_only: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_kind("fuse")
+    owner = open_store(read_only.parent / "store", driver_options=["mount=fuse"])
+    box = change(owner)
+    store = open_store(read_only)
+    assert store.changes("box") == owner.changes("box")
+    load = Record._load
+
+    def change_meanwhile(self: Record, *, lost: bool) -> None:
+        load(self, lost=lost)
+        os.utime(owner.root / "layers" / box.id / "scratch" / "record.db")
+
+    monkeypatch.setattr(Record, "_load", change_meanwhile)
+    with pytest.raises(LayerInUseError, match="changed while it was read"):
+        store.changes("box")
+
+
+def test_what_others_left_unfinished_stays(read_only: Path) -> None:
+    owned = read_only.parent / "store"
+    note = owned / "containers" / f"{'0' * 64}.unfinished"
+    hidden = owned / "layers" / f"{durable.TEMPORARY_PREFIX}{1 << 30}.1-left"
+    note.touch()
+    hidden.mkdir()
+    store = open_store(read_only)
+    assert store.containers.containers() == []
+    assert len(store.layers("app:1")) == 3
+    assert (note.exists(), hidden.exists()) == (True, True)
+    assert open_store(owned).containers.containers() == []
+    open_store(owned).driver.cleanup()
+    assert (note.exists(), hidden.exists()) == (False, False)
 
 
 @pytest.mark.parametrize(
