@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.images.support import sample_layout
+from winlayers import durable
 from winlayers.errors import ContainerError, ImageNotFoundError, LayerNotFoundError
 from winlayers.images.check import ImageChecker
 from winlayers.images.documents import Descriptor
@@ -230,3 +233,24 @@ def test_an_image_that_goes_and_comes_back_while_it_is_checked_lacks_nothing(
 
     monkeypatch.setattr(store.images.content, "has", gone)
     assert list(store.check()) == []
+
+
+def test_two_that_make_one_layout_at_once_both_find_their_images_in_it(
+    store: Store, other: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = threading.Thread(target=lambda: other.save(NAME, f"oci:{tmp_path / 'made'}:other"))
+    write, names = durable.write_bytes, []
+
+    def meanwhile(path: str, data: bytes, mode: int = 0o644) -> None:
+        names.append(os.path.basename(path))
+        if names == ["index.json"]:
+            saving.start()
+            saving.join(0.5)  # it has to wait until there is a layout, or is done
+        write(path, data, mode)
+
+    monkeypatch.setattr(durable, "write_bytes", meanwhile)
+    store.save(NAME, f"oci:{tmp_path / 'made'}:one")
+    saving.join(60)
+    index = json.loads((tmp_path / "made" / "index.json").read_bytes())
+    tags = [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index["manifests"]]
+    assert sorted(tags) == ["one", "other"]

@@ -28,8 +28,10 @@ class Held:
             os.close(fd)
 
 
-def hold(path: str, *, alone: bool = False) -> Held | None:
+def hold(path: str, *, alone: bool = False, wait: bool = False) -> Held | None:
     """Hold the hidden file or folder *path*: its maker shared, whoever sweeps it *alone*.
+
+    Who holds it *alone* and may *wait* does so while others hold it.
 
     Processes in other name spaces or containers, whose ids mean nothing here, are told apart by this.
 
@@ -47,7 +49,7 @@ def hold(path: str, *, alone: bool = False) -> Held | None:
         except OSError:
             return Held(None)  # a link or the like: the name alone must do
         try:
-            if not try_lock(fd, shared=not alone, block=not alone) or not is_still(fd, path):
+            if not try_lock(fd, shared=not alone, block=wait or not alone) or not is_still(fd, path):
                 os.close(fd)
                 return None
         except OSError:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, BinaryIO, Self
 
 from winlayers import durable
+from winlayers.durable.locks import hold
 from winlayers.errors import ImageError, ImageNotFoundError, StoreError
 from winlayers.images.compression import Reader
 from winlayers.images.digest import digest_of, split_digest, verify
@@ -25,6 +26,7 @@ from winlayers.images.jsonfields import MAX_DOCUMENT, Fields, parse_object
 _MARKER = "oci-layout"
 _INDEX = "index.json"
 _MAX_INDEX = 64 << 20
+_TRIES = 100
 VERSION_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -62,17 +64,22 @@ class OciLayout:
         if (path / _MARKER).exists():
             return cls(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            others = [name for name in os.listdir(path) if not name.startswith(durable.TEMPORARY_PREFIX)]
-            if others and not _is_begun(path, others):
-                raise ImageError(f"{path} is neither empty nor an OCI image layout")
-            (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-            durable.sweep(os.fspath(path))
-            durable.write_bytes(os.fspath(path / _INDEX), compact_json({"schemaVersion": 2, "manifests": []}))
-            durable.write_bytes(os.fspath(path / _MARKER), VERSION_MARKER)
+            with _alone_in(path):
+                if not (path / _MARKER).exists():  # another process may have made it meanwhile, and filled it
+                    cls._make(path)
         except OSError as error:
             raise ImageError(f"can't make an OCI image layout in {path}: {error.strerror}") from error
         return cls(path)
+
+    @staticmethod
+    def _make(path: Path) -> None:
+        others = [name for name in os.listdir(path) if not name.startswith(durable.TEMPORARY_PREFIX)]
+        if others and not _is_begun(path, others):
+            raise ImageError(f"{path} is neither empty nor an OCI image layout")
+        (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        durable.sweep(os.fspath(path))
+        durable.write_bytes(os.fspath(path / _INDEX), compact_json({"schemaVersion": 2, "manifests": []}))
+        durable.write_bytes(os.fspath(path / _MARKER), VERSION_MARKER)
 
     def lock(self, *, shared: bool = False) -> durable.FileLock:
         """The lock under which the index is changed."""
@@ -216,6 +223,22 @@ class OciLayout:
                 platform=descriptor.platform,
             )
             self.replace_manifests([*kept, named])
+
+
+@contextlib.contextmanager
+def _alone_in(path: Path) -> Iterator[None]:
+    """Make the folder, and keep others from making a layout in it meanwhile, where folders can be locked."""
+    held = None
+    for _ in range(_TRIES):
+        path.mkdir(parents=True, exist_ok=True)
+        held = hold(os.fspath(path), alone=True, wait=True)
+        if held is not None:
+            break  # and not removed again by who failed to fill it
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.close()
 
 
 def _is_begun(path: Path, names: Sequence[str]) -> bool:
