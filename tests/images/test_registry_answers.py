@@ -210,6 +210,44 @@ def test_credentials_that_are_no_text(
         find_credentials("some.example", "app")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'server = "http://[::1"',
+        'server = "http://localhost:x"',
+        'server = "http://"',
+        'server = "ftp://localhost"',
+        '[host."http://[::1"]',
+        '[header]\nX-A = "a\\r\\nb"',
+        '[header]\nX-A = "\u20ac"',
+        '[header]\n"X A" = "b"',
+    ],
+)
+def test_a_configuration_that_can_t_be_used_is_named(
+    fake: Fake, store: Store, tmp_path: Path, text: str
+) -> None:
+    folder = tmp_path / "certs.d" / fake.host
+    folder.mkdir(parents=True)
+    server = "" if text.startswith(("server", "[host")) else f'server = "http://{fake.host}"\n'
+    (folder / "hosts.toml").write_text(server + text, "utf-8")
+    with pytest.raises(RegistryError, match=r"hosts\.toml: .* (is no server|can't be sent)"):
+        store.pull(fake.image)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [("foo:bar", "a proxy that is none: 'foo:bar'"), ("http://127.0.0.1:1", "the proxy: can't connect")],
+)
+def test_a_proxy_that_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch, proxy: str, message: str
+) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(RegistryError, match=message):
+        store.pull("registry.invalid/some/app:1", registry=ONCE)
+
+
 @pytest.mark.parametrize("everything", [False, True])
 def test_an_image_is_not_sent_to_another_one_s_digest(fake: Fake, everything: bool) -> None:
     digest = fake.layout.descriptor["digest"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSLError
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProxyError, SSLError
 
 from winlayers._version import __version__
 from winlayers.errors import ImageNotFoundError, RegistryError
@@ -369,6 +369,8 @@ def reason_of(error: BaseException) -> str:
     """What went wrong, without Python's wrapping."""
     while isinstance(error, MaxRetryError) and error.reason is not None:
         error = error.reason
+    if isinstance(error, ProxyError):
+        return f"the proxy: {reason_of(error.original_error)}"
     if isinstance(error, NewConnectionError):
         cause = error.__cause__
         return f"can't connect: {cause}" if cause is not None else "can't connect"
@@ -408,5 +410,10 @@ def _make_pool(endpoint: Endpoint) -> urllib3.PoolManager:
     proxy = proxies.get("https") or proxies.get("http")
     host = urlsplit(f"//{endpoint.url}").hostname or ""
     if proxy and not is_loopback(host) and not urllib.request.proxy_bypass(host):
-        return urllib3.ProxyManager(proxy, ssl_context=context, maxsize=16)
+        try:
+            return urllib3.ProxyManager(proxy, ssl_context=context, maxsize=16)
+        except (HTTPError, ValueError) as error:
+            raise RegistryError(
+                f"the environment names a proxy that is none: {proxy[:200]!r}", hint="write http://HOST:PORT"
+            ) from error
     return urllib3.PoolManager(ssl_context=context, maxsize=16)

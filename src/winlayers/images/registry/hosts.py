@@ -115,7 +115,7 @@ def _endpoint(
     url: str, settings: dict[str, object], base: Endpoint, folder: Path, *, mirror: bool
 ) -> Endpoint:
     match = re.fullmatch(r"(?:(https?)://)?(.+?)/*", url)
-    if match is None:
+    if match is None or not _is_place(match[2]):
         raise RegistryError(f"{folder / 'hosts.toml'}: {url!r} is no server")
     place = match[2].removesuffix("/v2")
     capabilities = settings.get("capabilities")
@@ -129,7 +129,7 @@ def _endpoint(
         verify=base.verify and not skip,
         ca_files=(*base.ca_files, *(str(folder / name) for name in _names(settings.get("ca")))),
         client=(str(folder / pairs[0][0]), str(folder / (pairs[0][1] or pairs[0][0]))) if pairs else None,
-        headers=tuple(_headers(settings.get("header"))),
+        headers=tuple(_headers(settings.get("header"), folder)),
         can_push="push" in can,
         can_resolve="resolve" in can,
         mirror=mirror,
@@ -150,11 +150,22 @@ def _pairs(value: object) -> Iterator[tuple[str, str]]:
             yield item[0], item[1]
 
 
-def _headers(value: object) -> Iterator[tuple[str, str]]:
+def _is_place(text: str) -> bool:
+    """Whether *text* is a host, with or without a port and a path."""
+    try:
+        parts = urlsplit(f"//{text}")
+        return bool(parts.hostname) and parts.port != 0 and not parts.netloc.endswith(":")
+    except ValueError:
+        return False
+
+
+def _headers(value: object, folder: Path) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for name, content in value.items():
             for text in _names(content):
-                yield str(name), text
+                if not re.fullmatch(r"[!-9;-~]+", name) or not re.fullmatch(r"[\t -~\xa0-\xff]*", text):
+                    raise RegistryError(f"{folder / 'hosts.toml'}: the header {name!r} can't be sent")
+                yield name, text
 
 
 def _docker_certificates(domain: str) -> tuple[str, ...]:

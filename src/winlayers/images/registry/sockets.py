@@ -12,7 +12,7 @@ import threading
 import weakref
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3 import connection
 
 
 class Sockets:
@@ -45,21 +45,21 @@ class Sockets:
 
         sockets = self
 
-        class Plain(HTTPConnection):
+        class HTTPConnection(connection.HTTPConnection):
             def connect(self) -> None:
                 super().connect()
                 sockets.add(self.sock)
 
-        class Secure(HTTPSConnection):
+        class HTTPSConnection(connection.HTTPSConnection):
             def connect(self) -> None:
                 super().connect()
                 sockets.add(self.sock)
 
         class PlainPool(urllib3.HTTPConnectionPool):
-            ConnectionCls = Plain
+            ConnectionCls = HTTPConnection
 
         class SecurePool(urllib3.HTTPSConnectionPool):
-            ConnectionCls = Secure
+            ConnectionCls = HTTPSConnection
 
         pool.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
