@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from winlayers import durable
-from winlayers.errors import StoreError, WinlayersError
+from winlayers.errors import StoreError, StoreReadOnlyError, WinlayersError
 
 VERSION = 1
 """Of the store's format."""
@@ -72,10 +72,10 @@ def _make(root: Path, driver: str, driver_options: Sequence[str]) -> str:
                 except WinlayersError:
                     _unmake(root, made)
                     raise
-    except OSError as error:
-        raise StoreError(
-            f"can't make a store in {root}: {error.strerror}", hint="choose another --root"
-        ) from error
+    except (OSError, StoreReadOnlyError) as error:
+        refused = error.__cause__ if isinstance(error, StoreReadOnlyError) else error
+        reason = refused.strerror if isinstance(refused, OSError) else refused
+        raise StoreError(f"can't make a store in {root}: {reason}", hint="choose another --root") from error
     return driver
 
 

@@ -281,6 +281,17 @@ def test_locks(read_only: Path) -> None:
         assert FileLock(os.fspath(owned), shared=True, timeout=0).acquire()
 
 
+@pytest.mark.parametrize("content", [[], ["something"]])
+def test_where_there_is_no_store_none_is_said_to_be_there(folder: Path, content: list[str]) -> None:
+    require_root()
+    (folder / "other").mkdir()
+    for name in content:
+        (folder / "other" / name).touch()
+    with read_only_bind(folder / "other") as root, pytest.raises(StoreError) as caught:
+        open_store(root)
+    assert str(caught.value) == f"can't make a store in {root}: Read-only file system (choose another --root)"
+
+
 def test_leases_are_seen(read_only: Path) -> None:
     owner, store = open_store(read_only.parent / "store"), open_store(read_only)
     assert store.images.needed(tidy=False) == owner.images.needed(tidy=False)
