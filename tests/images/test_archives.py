@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -204,6 +206,10 @@ def test_what_is_no_archive(store: Store, tmp_path: Path) -> None:
     for data in (b"", b"no archive" * 100, b"\x1f\x8bno gzip", os.urandom(2000)):
         path.write_bytes(data)
         with pytest.raises(WinlayersError):
+            store.load(str(path))
+    for data in (lzma.compress(b"data"), gzip.compress(bytes(4096))[:-9]):
+        path.write_bytes(data)
+        with pytest.raises(ImageError, match=f"^{re.escape(str(path))}: "):
             store.load(str(path))
     with pytest.raises(ImageError, match="can't open"):
         store.load(f"oci-archive:{tmp_path / 'missing'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import resource
 import subprocess
 import threading
@@ -147,6 +148,16 @@ class Failing(io.RawIOBase):
 
     def read(self, n: int = -1, /) -> bytes:
         raise OSError(5, "Input/output error")
+
+
+def test_a_layer_that_can_t_be_decompressed_is_named() -> None:
+    for blob in (gzip.compress(b"tar") + b"junk", lzma.compress(b"tar")):
+        descriptor = Descriptor("x", digest_of(blob), len(blob))
+        with (
+            LayerStream(io.BytesIO(blob), descriptor, None) as stream,
+            pytest.raises(ImageError, match=descriptor.digest),
+        ):
+            stream.drain()
 
 
 def test_an_error_of_the_reading_thread_reaches_the_caller() -> None:

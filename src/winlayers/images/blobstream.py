@@ -176,6 +176,7 @@ class LayerStream:
                 # A damaged blob fails in the decompressor first; its digest tells the reader more.
                 if not isinstance(error, DigestMismatchError):
                     reader.finish()
+                    error.layer = error.layer or self._descriptor.digest
                 raise
             reader.finish()
         finally:

@@ -65,7 +65,7 @@ def sniff(prefix: bytes) -> str:
         return "zstd"
     for magic, name in _UNSUPPORTED.items():
         if prefix.startswith(magic):
-            raise ImageError(f"{name} compression is not known in layers", hint="gzip, zstd and none are")
+            raise ImageError(f"{name} compression is not read here", hint="gzip, zstd and none are")
     return "none"
 
 

@@ -174,8 +174,14 @@ def _seekable(path: str) -> IO[bytes]:
         except BaseException:
             spool.close()
             raise
-    except OSError as error:
-        raise ImageError(f"can't read {what}: {error.strerror}") from error
+    except BaseException as error:
+        if path != "-":
+            source.close()
+        if isinstance(error, OSError):
+            raise ImageError(f"can't read {what}: {error.strerror}") from error
+        if isinstance(error, ImageError) and what not in error.message:
+            error.message = f"{what}: {error.message}"
+        raise
     if path != "-":
         source.close()
     return spool
