@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,6 +257,31 @@ def test_an_image_is_not_sent_to_another_one_s_digest(fake: Fake, everything: bo
         copy(fake.layout.name, f"{place}@sha256:{'0' * 64}", everything=everything)
     assert fake.proxy.requests == []
     assert copy(fake.layout.name, f"{place}@{digest}", everything=everything).digest == digest
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_foreign_layers_that_a_layout_has_not_come_from_their_urls(
+    fake: Fake, store: Store, tmp_path: Path, archived: bool
+) -> None:
+    """skopeo and others leave them out of layouts."""
+    base = fake.layer(0)
+    kind = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    layer = {"mediaType": kind, "urls": [f"http://{fake.host}/elsewhere"]}
+    sample_layout(tmp_path / "partial")
+    layout = Layout(tmp_path / "partial")
+    layout.change_manifest(lambda manifest: manifest["layers"][0].update(layer))
+    content = layout.blob(base).read_bytes()
+    layout.blob(base).unlink()
+    name = layout.name
+    if archived:
+        with tarfile.open(tmp_path / "partial.tar", "w") as tar:
+            tar.add(layout.folder, ".")
+        name = f"oci-archive:{tmp_path / 'partial.tar'}:{layout.tag}"
+    with pytest.raises(ImageNotFoundError, match=f"{base[7:]}.*, and its URLs don't have it"):
+        store.load(name, registry=ONCE)
+    fake.spoil = lambda exchange: answer(exchange, 200, content)
+    assert store.load(name).digest == layout.descriptor["digest"]
+    assert store.images.content.blob_path(base).read_bytes() == content
 
 
 class Silence:

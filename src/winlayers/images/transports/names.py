@@ -80,22 +80,22 @@ def open_source(text: str, options: RegistryOptions = DEFAULT_OPTIONS) -> ImageS
 
         return RegistrySource(parse_name(rest), options)
     if transport:
-        return _local_source(transport, *split_path(rest, transport))
+        return _local_source(transport, *split_path(rest, transport), options)
     path, tag = (rest, None) if rest == "-" or os.path.exists(rest) else split_path(rest)
     if os.path.isdir(path):
-        return _local_source("oci", path, tag)
+        return _local_source("oci", path, tag, options)
     if path != "-" and not os.path.exists(path):
         raise ImageError(
             f"no such file or folder: {path}", hint="or name a transport, such as oci:FOLDER:TAG"
         )
-    return _local_source("", path, tag)
+    return _local_source("", path, tag, options)
 
 
-def _local_source(transport: str, path: str, tag: str | None) -> ImageSource:
+def _local_source(transport: str, path: str, tag: str | None, options: RegistryOptions) -> ImageSource:
     if transport == "oci":
         from winlayers.images.transports.oci_layout import LayoutSource
 
-        return LayoutSource(path, tag)
+        return LayoutSource(path, tag, options)
     from winlayers.images.transports.archive import Archive
     from winlayers.images.transports.docker_archive import DockerArchiveSource
     from winlayers.images.transports.oci_archive import MARKER, OciArchiveSource
@@ -103,7 +103,7 @@ def _local_source(transport: str, path: str, tag: str | None) -> ImageSource:
     archive = Archive(path)
     # What today's docker save writes is both; the OCI half has the manifests and blobs as they were.
     if transport == "oci-archive" or (not transport and MARKER in archive):
-        return OciArchiveSource(archive, tag)
+        return OciArchiveSource(archive, tag, options)
     return DockerArchiveSource(archive, tag)
 
 

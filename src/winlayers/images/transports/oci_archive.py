@@ -13,10 +13,11 @@ from winlayers.images.digest import split_digest, verify
 from winlayers.images.documents import REF_NAME, Descriptor, compact_json
 from winlayers.images.jsonfields import MAX_DOCUMENT, Fields, parse_object
 from winlayers.images.layout import VERSION_MARKER
+from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from winlayers.images.transports.archive import Archive
 from winlayers.images.transports.archive_writer import ArchiveWriter
 from winlayers.images.transports.base import ImageSource, ImageTarget, Offer
-from winlayers.images.transports.oci_layout import select
+from winlayers.images.transports.oci_layout import open_or_fetch, select
 
 MARKER, INDEX = "oci-layout", "index.json"
 
@@ -37,14 +38,20 @@ def stem_of(path: str) -> str:
 class OciArchiveSource(ImageSource):
     """Images in an archived OCI layout."""
 
-    def __init__(self, archive: Archive, tag: str | None = None) -> None:
+    def __init__(
+        self, archive: Archive, tag: str | None = None, options: RegistryOptions = DEFAULT_OPTIONS
+    ) -> None:
         """Read from *archive*, which the source closes; *tag* chooses one of its images.
+
+        Args:
+            options: how foreign layers are fetched that the archive has not.
 
         Raises:
             ImageError: it holds no OCI layout.
         """
         self._archive = archive
         self._tag = tag
+        self._options = options
         self.name = f"oci-archive:{archive.path}" + (f":{tag}" if tag is not None else "")
         if MARKER not in archive or INDEX not in archive:
             self.close()
@@ -65,7 +72,8 @@ class OciArchiveSource(ImageSource):
         return verify(raw, descriptor.digest, descriptor.size, what)
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        return self._archive.open(blob_name(descriptor.digest))
+        name = blob_name(descriptor.digest)
+        return open_or_fetch(lambda: self._archive.open(name), descriptor, self._options)
 
     def close(self) -> None:
         self._archive.close()

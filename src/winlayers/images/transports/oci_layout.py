@@ -6,15 +6,17 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from winlayers import durable
-from winlayers.errors import ImageNotFoundError, InvalidReferenceError
+from winlayers.errors import ImageError, ImageNotFoundError, InvalidReferenceError
 from winlayers.images.compression import Reader
 from winlayers.images.documents import REF_NAME, Descriptor
 from winlayers.images.layout import OciLayout
 from winlayers.images.reference import Reference, sanitised
+from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from winlayers.images.transports.base import ImageSource, ImageTarget, Offer
 
 _CONTAINERD_NAME = "io.containerd.image.name"
@@ -67,14 +69,23 @@ def select(manifests: Sequence[Descriptor], tag: str | None, stem: str, what: st
 class LayoutSource(ImageSource):
     """Images in an OCI layout."""
 
-    def __init__(self, folder: str | os.PathLike[str], tag: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        tag: str | None = None,
+        options: RegistryOptions = DEFAULT_OPTIONS,
+    ) -> None:
         """Look at the layout *folder*; *tag* chooses one of its images.
+
+        Args:
+            options: how foreign layers are fetched that the layout has not.
 
         Raises:
             ImageError: it is no layout.
         """
         self._layout = OciLayout(folder)
         self._tag = tag
+        self._options = options
         self.name = f"oci:{os.fspath(folder)}" + (f":{tag}" if tag is not None else "")
 
     def offers(self) -> Sequence[Offer]:
@@ -85,7 +96,31 @@ class LayoutSource(ImageSource):
         return self._layout.read(descriptor, what)
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        return self._layout.open(descriptor.digest)
+        return open_or_fetch(lambda: self._layout.open(descriptor.digest), descriptor, self._options)
+
+
+def open_or_fetch(
+    opened: Callable[[], BinaryIO], descriptor: Descriptor, options: RegistryOptions
+) -> BinaryIO:
+    """A blob of a layout; a foreign layer that it has not comes from its URLs.
+
+    Raises:
+        ImageNotFoundError: it is not there, or nowhere.
+    """
+    try:
+        return opened()
+    except ImageNotFoundError as missing:
+        if not descriptor.is_foreign or not descriptor.urls:
+            raise
+        from winlayers.images.registry.client import first_of, open_url
+
+        attempts = (partial(open_url, url, descriptor, options) for url in descriptor.urls)
+        try:
+            return cast(BinaryIO, first_of(iter(attempts)))  # a raw file with the methods that are used
+        except ImageError as error:
+            raise ImageNotFoundError(
+                f"{missing.message}, and its URLs don't have it: {error.message}"
+            ) from error
 
 
 class LayoutTarget(ImageTarget):
