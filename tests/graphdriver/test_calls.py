@@ -158,6 +158,14 @@ class TestMount:
         monkeypatch.setattr(kit.service, "mount_path", lambda layer_id: "")
         assert kit.driver.get("top") == kit.path("top")
 
+    def test_chain_that_can_not_be_read_ends_it_before_the_first_call(self, kit: Kit) -> None:
+        kit.driver.create_read_write("box", "top")
+        kit.service.calls.clear()
+        Path(kit.path("box"), "layerchain.json").write_text("{}", encoding="ascii")
+        with pytest.raises(LayerCorruptError):
+            kit.driver.get("box")
+        assert kit.service.calls == []
+
     def test_second_get_asks_nothing(self, kit: Kit) -> None:
         path = kit.driver.get("top")
         kit.service.calls.clear()

@@ -273,6 +273,7 @@ def _dockerd() -> list[Scenario]:
         "a parent twice": chain_file("p1", "p1"),
         "no parents": b"[]",
         "null": b"null",
+        "no list": b"{}",
     }
     again = [_op("get", "box"), _op("get", "box"), _op("put", "box"), _op("put", "box"), _op("put", "box")]
     delta = LAYERS["a layer on four parents"][1]

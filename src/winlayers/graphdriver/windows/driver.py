@@ -225,11 +225,12 @@ class WindowsGraphDriver(GraphDriver):
         self._mounts.release(resolved, lambda: self._unmount(resolved))
 
     def _mount(self, resolved: str) -> str:
-        service = self.service
+        service, path = self.service, self.service.layer_path(resolved)
+        files.read_chain(path)  # one that can't be read ends it before the first call, as in the reference
         service.activate(resolved)
         try:
-            # Only now: an active layer stays, but what was there before may have been another, or nothing.
-            self._prepare(resolved, files.read_chain(service.layer_path(resolved)))
+            # Again: an active layer stays, but what was there before may have been another, or nothing.
+            self._prepare(resolved, files.read_chain(path))
             try:
                 return self._view_path(resolved)
             except BaseException as error:
