@@ -400,6 +400,36 @@ def test_a_container_keeps_its_own_image_alone(store: Store, layout: Layout) -> 
     )
 
 
+def test_blobs_that_were_left_out_are_not_missed(store: Store, layout: Layout) -> None:
+    unkept = store.root / "unkept"
+    image = store.load(layout.name, keep_blobs=False)
+    blobs = {descriptor.digest for descriptor in image.manifest.layers}
+    assert list(store.check()) == []
+    assert len(list(unkept.iterdir())) == len(blobs)
+    store.create(image.digest, name="box")
+    store.commit("box", "made:1")
+    assert list(store.check()) == []  # the new image stands on the same blobs
+
+    store.load(layout.name)
+    assert list(unkept.iterdir()) == []
+    missing = image.manifest.layers[0].digest
+    store.images.content.delete(missing)
+    assert {finding.problem for finding in store.check()} == {
+        f"the blob {missing} is missing or has another size"
+    }
+
+
+def test_what_is_left_out_is_forgotten_with_its_image(store: Store, layout: Layout) -> None:
+    image = store.load(layout.name, keep_blobs=False)
+    removed = store.remove_image(image.digest)
+    assert sorted(removed.blobs) == sorted([image.digest, image.manifest.config.digest])
+    assert list((store.root / "unkept").iterdir()) == []
+    replace_tar(layout, b"no tar at all")
+    with pytest.raises(WinlayersError):
+        store.load(layout.name, keep_blobs=False)
+    assert list((store.root / "unkept").iterdir()) == []
+
+
 def test_a_failed_save_leaves_no_layout(store: Store, layout: Layout, tmp_path: Path) -> None:
     image = store.load(layout.name)
     path = store.images.content.blob_path(image.manifest.layers[1].digest)

@@ -115,7 +115,9 @@ class ImageChecker:
             yield ImageFinding(f"image {name}", str(error))
             return
         for blob in (manifest.config, *manifest.layers):
-            if blob.digest not in damaged and not self._store.content.has(blob) and not blob.urls:
+            if blob.digest in damaged or self._store.content.has(blob) or blob.urls:
+                continue
+            if not self._store.is_unkept(blob.digest):
                 yield ImageFinding(f"image {name}", f"the blob {blob.digest} is missing or has another size")
         yield from self._layers(name, image)
 

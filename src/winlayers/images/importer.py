@@ -203,6 +203,11 @@ class _Import:
                     note = self._layer(identifier, parent, layer, config.diff_ids[number - 1])
                 self._progress.finish(layer.digest, note)
                 parent = identifier
+        for layer in manifest.layers:
+            if self._keep_blobs:
+                self._store.note_kept(layer.digest)
+            elif not self._store.content.has(layer):
+                self._store.note_unkept(layer.digest)
 
     def _give_up(self) -> None:
         self._stopped.set()

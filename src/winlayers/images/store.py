@@ -8,6 +8,7 @@ On disk, below the store's root::
     layerdb/ID.json  what is known of each image layer (diff id, sizes, number of entries)
     leases/          what operations under way need
     locks/           one lock for each layer being imported
+    unkept/          an empty file for each blob that was left out on purpose: its image was loaded without
 
 An image layer's id in the graph driver is the hexadecimal part of its chain id, so equal chains are one.
 """
@@ -95,7 +96,7 @@ class ImageStore:
             with self.lock(shared=True):
                 self.content = OciLayout(root / "images")
             return
-        for folder in ("layerdb", "leases", "locks"):
+        for folder in ("layerdb", "leases", "locks", "unkept"):
             (root / folder).mkdir(exist_ok=True)
 
     @property
@@ -146,6 +147,27 @@ class ImageStore:
         except WinlayersError as error:
             # The operation's own error is what the caller must see.
             _log.warning("could not clean up: %s", error)
+
+    # -- blobs that are left out --
+
+    def note_unkept(self, digest: str) -> None:
+        """Note that a blob which an image names is left out on purpose."""
+        durable.write_bytes(os.fspath(self._unkept(digest)), b"")
+
+    def note_kept(self, digest: str) -> None:
+        """Take :meth:`note_unkept` back."""
+        self._unkept(digest).unlink(missing_ok=True)
+
+    def is_unkept(self, digest: str) -> bool:
+        """Whether the blob was left out on purpose."""
+        return self._unkept(digest).exists()
+
+    def _unkept(self, digest: str) -> Path:
+        return self.root / "unkept" / digest.replace(":", "-")
+
+    def _all_unkept(self) -> set[str]:
+        names = {path.name.replace("-", ":", 1) for path in (self.root / "unkept").iterdir()}
+        return {name for name in names if is_digest(name)}
 
     # -- images --
 
@@ -345,19 +367,16 @@ class ImageStore:
         return removed
 
     def _collect_all(self, removed: Removed) -> None:
-        names = {digest for digest, _ in self.content.digests()} | set(self.known_layer_ids())
-        self._collect(names, removed)
+        blobs = {digest for digest, _ in self.content.digests()} | self._all_unkept()
+        self._collect(blobs | set(self.layer_ids()), removed)
         for folder in self.work_folders():
             durable.sweep(folder)
 
     def work_folders(self) -> list[str]:
         """Where files lie under hidden names while they are written."""
-        folders = (self.content.root / "blobs" / "sha256", self.content.root, self.root / "layerdb")
+        content = self.content.root
+        folders = (content / "blobs" / "sha256", content, self.root / "layerdb", self.root / "unkept")
         return [os.fspath(folder) for folder in folders]
-
-    def known_layer_ids(self) -> list[str]:
-        """The ids of the image layers that the store has made."""
-        return sorted(path.stem for path in (self.root / "layerdb").glob("*.json"))
 
     def needed(self, *, tidy: bool = True, without: Collection[str] = ()) -> set[str]:
         """The digests of blobs and the ids of image layers that something needs; the caller holds the lock.
@@ -384,8 +403,10 @@ class ImageStore:
         """Remove what of *names* is not needed.  The caller holds the lock exclusively."""
         going = names - self.needed()
         for digest in sorted(name for name in going if is_digest(name)):
+            if self.content.blob_path(digest).exists():
+                removed.blobs.append(digest)
             removed.bytes_freed += self.content.delete(digest)
-            removed.blobs.append(digest)
+            self.note_kept(digest)
         layers = {name for name in going if not is_digest(name)}
         if layers:
             for identifier in self._children_first(layers):

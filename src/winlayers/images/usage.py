@@ -57,7 +57,7 @@ def disk_usage(store: ImageStore, container_ids: list[str]) -> list[Usage]:
         blobs = dict(store.content.digests())
     free = {digest: size for digest, size in blobs.items() if digest not in needed}
     rows = [Usage("blobs", len(blobs), len(blobs) - len(free), sum(blobs.values()), sum(free.values()))]
-    known = store.known_layer_ids()
+    known = store.layer_ids()
     sizes = {name: folder_size(store.driver.layer_path(name)) for name in known}
     free_layers = {name: size for name, size in sizes.items() if name not in needed}
     active = len(known) - len(free_layers)
