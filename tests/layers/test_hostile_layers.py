@@ -123,6 +123,16 @@ class TestPaths:
             finally:
                 tracemalloc.stop()
 
+    def test_files_far_down_in_two_folders_in_turn(self, service: PortableLayerService) -> None:
+        numbers = iter(range(1000))
+
+        def measure(depth: int) -> float:
+            files = [Member(f"Files/{n % 2}/{'a/' * depth}{n}", b"f") for n in range(30)]
+            tar = make_tar(*files, Member("Files/link", link=files[0].name))
+            return seconds(lambda: put(service, f"layer-{next(numbers)}", tar))
+
+        assert growth(measure, 4000) < LINEAR
+
     @pytest.mark.parametrize(
         "name", ["Files/a\0b", "Files/a:b/c", "Files//../../x", "\\\\server\\share", "C:/x"]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Self
@@ -22,6 +23,8 @@ from winlayers.win32.names import upcase
 _UTILITY_VM = "UTILITYVM/"
 _OF_INDEX = ("data_size", "stream_size", "entries", "side_size", "index_digest", "side_digest")
 """The fields of a layer's record that an index gives."""
+_FIRST = "\0"
+"""Comes before all characters that names can have."""
 
 
 class _HiddenTargets:
@@ -280,20 +283,20 @@ class ChainViews:
 
 
 def _is_file_and_directory(index: Index) -> bool:
-    """Whether some path is a file's in one entry and has others below it in another.
+    """Whether some path of the layer is a file or link and a directory as well.
 
     Which of the two is there in the end depends on the order of entries, and so does what links lead to.
     """
-    files = {upcase(row.path) for row in index.entries() if row.code in (EntryCode.FILE, EntryCode.LINK)}
-    last = ""
+    files: set[str] = set()
+    paths: set[str] = set()
     for row in index.entries():
-        parent = row.path.rpartition("/")[0]
-        if row.code > EntryCode.LINK or parent == last:
-            continue
-        last = parent
-        above = upcase(parent)
-        while above:
-            if above in files:
-                return True
-            above = above.rpartition("/")[0]
-    return False
+        if row.code <= EntryCode.LINK:
+            path = upcase(row.path).replace("/", _FIRST)
+            paths.add(path)
+            if row.code != EntryCode.DIRECTORY:
+                files.add(path)
+    # In order, what is below a path comes right behind it.
+    return any(
+        path in files and following.startswith(path) and following[len(path)] == _FIRST
+        for path, following in itertools.pairwise(sorted(paths))
+    )
