@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import can_mount, require
-from winlayers.errors import LayerInUseError, LayerNotFoundError, LayerNotMountedError
+from winlayers.errors import LayerCorruptError, LayerInUseError, LayerNotFoundError, LayerNotMountedError
 from winlayers.graphdriver.contract import CreateOptions
 from winlayers.graphdriver.windows import WindowsGraphDriver
 from winlayers.layers.portable.store import LayerStore
@@ -107,6 +107,16 @@ def test_a_mount_that_fails_leaves_the_next_one_of_another(
     with pytest.raises(LayerNotMountedError):
         driver.get("box")
     assert_mounted(other.service.mount_path("box"))
+
+
+@pytest.mark.parametrize("lost", ["base", "box/layerchain.json"])
+def test_what_can_not_be_mounted_for_want_of_parents_is_not_in_use(
+    driver: WindowsGraphDriver, tmp_path: Path, lost: str
+) -> None:
+    os.rename(tmp_path / lost, tmp_path / "lost")
+    with pytest.raises((LayerNotFoundError, LayerCorruptError)):
+        driver.get("box")
+    driver.remove("box")
 
 
 def test_a_view_that_is_made_while_its_layer_is_read_stays(

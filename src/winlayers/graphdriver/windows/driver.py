@@ -234,11 +234,11 @@ class WindowsGraphDriver(GraphDriver):
             try:
                 return self._view_path(resolved)
             except BaseException as error:
-                if not self._is_anothers(error):
+                if not self._is_anothers(error, resolved):
                     self._attempt("unprepare", resolved, lambda: service.unprepare(resolved))
                 raise
         except BaseException as error:
-            if not self._is_anothers(error):
+            if not self._is_anothers(error, resolved):
                 self._attempt("deactivate", resolved, lambda: service.deactivate(resolved))
             raise
 
@@ -250,13 +250,14 @@ class WindowsGraphDriver(GraphDriver):
         with PREPARE_LOCK:
             self.service.prepare(resolved, chain)
 
-    def _is_anothers(self, error: BaseException) -> bool:
+    def _is_anothers(self, error: BaseException, resolved: str) -> bool:
         """Whether a view can't be had because another process mounted the layer meanwhile, or ended its use.
 
-        Who has it active or in a view from then on is another: that is not to be ended here.
+        Who has it active or in a view from then on is another: that is not to be ended here.  A parent that
+        is missing says nothing of that.
         """
         doings = (LayerInUseError, LayerNotMountedError, LayerNotFoundError)
-        return self.service.tells_views and isinstance(error, doings)
+        return self.service.tells_views and isinstance(error, doings) and error.layer == resolved
 
     def _view_path(self, resolved: str) -> str:
         """Where the view is that was there just now.
@@ -306,7 +307,7 @@ class WindowsGraphDriver(GraphDriver):
         try:
             self._mounts.resume(resolved, lambda: self._prepare(resolved, chain))
         except (WinlayersError, OSError) as error:
-            if self._is_anothers(error):
+            if self._is_anothers(error, resolved):
                 _log.info("layer %s is not mounted again after it was read: %s", resolved, error)
                 return
             _log.error("layer %s could not be mounted again after it was read: %s", resolved, error)

@@ -98,6 +98,7 @@ class Mounts:
         Raises:
             LayerNotMountedError: the layer is not active.
             LayerInUseError: it is mounted already.
+            LayerCorruptError: a scratch layer's parents are not known.
         """
         with self._lock(layer_id), disk.writing():
             record = self._store.record(layer_id)
@@ -108,7 +109,7 @@ class Mounts:
                 raise LayerInUseError(f"the layer is mounted at {use.mount.target}", layer=layer_id)
             top = layer_id if record.kind == "layer" else parents[0] if parents else None
             if top is None:
-                raise LayerNotFoundError("a scratch layer needs a parent", layer=layer_id)
+                raise LayerCorruptError(f"a scratch layer without {folders.CHAIN}", layer=layer_id)
             mounter, _ = self._mounter(record)
             with self._target(layer_id) as target:
                 mount = self._mount(layer_id, record, mounter, top, target)
