@@ -11,6 +11,7 @@ import re
 import socket
 import socketserver
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,6 +197,11 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.cut_download = self.cut_upload = 3000
         self.spoil: Callable[[Exchange], str] = lambda exchange: ""
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no news."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def host(self) -> str:
         """Host and port."""
@@ -211,8 +217,10 @@ def proxied(upstream: str) -> Iterator[Proxy]:
     """A proxy before *upstream*."""
     with Proxy(upstream) as proxy:
         threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
-        yield proxy
-        proxy.shutdown()
+        try:
+            yield proxy
+        finally:
+            proxy.shutdown()
 
 
 def answer(exchange: Exchange, status: int, body: bytes = b"", **headers: str) -> str:

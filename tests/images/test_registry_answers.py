@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tarfile
 import threading
@@ -20,11 +21,14 @@ from winlayers.images.blobstream import LayerStream
 from winlayers.images.documents import Descriptor
 from winlayers.images.exporter import copy
 from winlayers.images.progress import Progress
+from winlayers.images.reference import Reference
 from winlayers.images.registry.credentials import Credentials, find_credentials
 from winlayers.images.registry.options import RegistryOptions
+from winlayers.images.transports.registry import RegistrySource
 from winlayers.store import Store, open_store
 
 ONCE = RegistryOptions(retries=0)
+FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 
 
 class Fake:
@@ -145,6 +149,7 @@ def test_a_token_server_at_no_address(fake: Fake, store: Store, realm: str) -> N
         b'{"token":""}',
         b'{"token":5}',
         b'{"token":"a","expires_in":"soon"}',
+        b'{"token":"a","expires_in":%s}' % (b"9" * 400),
         b"[" * 100_000,
         b"null",
     ],
@@ -199,6 +204,12 @@ def test_credentials_that_are_no_text(
     assert headers[-1] == "Basic dXP/ZXI6d29yZA=="  # the byte that the argument had
     with pytest.raises(RegistryError, match="no text"):
         Credentials("user", "\ud800").basic()
+    fake.spoil = lambda e: answer(e, 401, WWW_Authenticate=f'Bearer realm="http://{fake.host}/token"')
+    docker_config(tmp_path / "docker", "elsewhere")
+    auths = {fake.host: {"identitytoken": "\ud800"}}
+    (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": auths}))
+    assert run(["--root", store, "pull", fake.image]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("credentials hold what is no text")
 
     helper = tmp_path / "bin" / "docker-credential-odd"
     helper.parent.mkdir()
@@ -237,7 +248,11 @@ def test_a_configuration_that_can_t_be_used_is_named(
 
 @pytest.mark.parametrize(
     ("proxy", "message"),
-    [("foo:bar", "a proxy that is none: 'foo:bar'"), ("http://127.0.0.1:1", "the proxy: can't connect")],
+    [
+        ("foo:bar", "a proxy that is none: 'foo:bar'"),
+        ("http://user:secret@localhost:99999", "a proxy that is none: 'http://localhost:99999'"),
+        ("http://127.0.0.1:1", "the proxy: can't connect"),
+    ],
 )
 def test_a_proxy_that_is_none(
     store: Store, monkeypatch: pytest.MonkeyPatch, proxy: str, message: str
@@ -265,8 +280,7 @@ def test_foreign_layers_that_a_layout_has_not_come_from_their_urls(
 ) -> None:
     """skopeo and others leave them out of layouts."""
     base = fake.layer(0)
-    kind = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-    layer = {"mediaType": kind, "urls": [f"http://{fake.host}/elsewhere"]}
+    layer = {"mediaType": FOREIGN, "urls": [f"http://{fake.host}/elsewhere"]}
     sample_layout(tmp_path / "partial")
     layout = Layout(tmp_path / "partial")
     layout.change_manifest(lambda manifest: manifest["layers"][0].update(layer))
@@ -282,6 +296,21 @@ def test_foreign_layers_that_a_layout_has_not_come_from_their_urls(
     fake.spoil = lambda exchange: answer(exchange, 200, content)
     assert store.load(name).digest == layout.descriptor["digest"]
     assert store.images.content.blob_path(base).read_bytes() == content
+
+
+def test_who_gave_up_asks_for_nothing_elsewhere(fake: Fake) -> None:
+    """Other threads go on to a foreign layer's URLs when the registry fails; that would take its time."""
+    url = f"http://{fake.host}/elsewhere"
+    blob = Descriptor(FOREIGN, fake.layer(0), fake.layout.layer(0).stat().st_size, urls=(url,))
+    fake.spoil = lambda e: answer(e, 404) if "/blobs/" in e.path else answer(e, 200, b"its data")
+    with RegistrySource(Reference.parse(fake.image)) as source:
+        with source.open_blob(blob) as file:
+            assert file.read(3) == b"its"
+        before = fake.proxy.count("GET", "/elsewhere")
+        source.give_up()
+        with pytest.raises(RegistryError, match="given up"):
+            source.open_blob(blob)
+    assert fake.proxy.count("GET", "/elsewhere") == before == 1
 
 
 class Silence:

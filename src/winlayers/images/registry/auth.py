@@ -113,7 +113,11 @@ class Authorizer:
                 "refresh_token": credentials.password,
             }
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            status, body = self._send("POST", realm, headers, urlencode(fields).encode("ascii"))
+            try:
+                form = urlencode(fields, errors="surrogateescape").encode("ascii")
+            except UnicodeEncodeError as error:
+                raise RegistryError("credentials hold what is no text") from error
+            status, body = self._send("POST", realm, headers, form)
         else:
             query = urlencode([*([("service", service)] if service else []), *(("scope", s) for s in wanted)])
             url = f"{realm}{'&' if '?' in realm else '?'}{query}" if query else realm
@@ -133,6 +137,6 @@ def _read_token(realm: str, status: int, body: bytes) -> tuple[str, float]:
         life = value.get("expires_in") or _DEFAULT_LIFE
         if not isinstance(token, str) or not _TOKEN.fullmatch(token) or not isinstance(life, int | float):
             raise TypeError("no token")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return token, time.monotonic() + max(life - _EARLY, 1)
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise RegistryError(f"the token server {realm} gave an answer that is not understood") from error
-    return token, time.monotonic() + max(life - _EARLY, 1)

@@ -331,8 +331,16 @@ def _skip(reader: CheckedReader, size: int) -> None:
         size -= len(data)
 
 
-def open_url(url: str, descriptor: Descriptor, options: RegistryOptions) -> BlobReader:
+def open_url(
+    url: str,
+    descriptor: Descriptor,
+    options: RegistryOptions,
+    watch: Callable[[Connection], object] = lambda connection: None,
+) -> BlobReader:
     """A foreign layer from one of its URLs; the digest is checked by the caller.
+
+    Args:
+        watch: hears of the connection before it is used, to close it or give it up.
 
     Raises:
         ImageNotFoundError: it is not there.
@@ -353,6 +361,7 @@ def open_url(url: str, descriptor: Descriptor, options: RegistryOptions) -> Blob
         ca_files=(options.ca_file,) if options.ca_file else (),
     )
     connection = Connection(endpoint, parts.netloc, lambda: None, options.retries)
+    watch(connection)
 
     def open_at(offset: int) -> Response:
         headers = {"Range": f"bytes={offset}-"} if offset else {}

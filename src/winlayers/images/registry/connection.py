@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import random
+import re
 import ssl
 import threading
 import urllib.request
@@ -413,7 +414,8 @@ def _make_pool(endpoint: Endpoint) -> urllib3.PoolManager:
         try:
             return urllib3.ProxyManager(proxy, ssl_context=context, maxsize=16)
         except (HTTPError, ValueError) as error:
+            shown = re.sub(r"[^/]*@", "", proxy)[:200]  # without the password
             raise RegistryError(
-                f"the environment names a proxy that is none: {proxy[:200]!r}", hint="write http://HOST:PORT"
+                f"the environment names a proxy that is none: {shown!r}", hint="write http://HOST:PORT"
             ) from error
     return urllib3.PoolManager(ssl_context=context, maxsize=16)

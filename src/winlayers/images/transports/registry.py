@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, cast
@@ -13,6 +14,7 @@ from winlayers.images.digest import digest_of, verify
 from winlayers.images.documents import Descriptor
 from winlayers.images.reference import Reference
 from winlayers.images.registry.client import Repository, first_of, open_url
+from winlayers.images.registry.connection import Connection
 from winlayers.images.registry.download import BlobReader
 from winlayers.images.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from winlayers.images.transports.base import ImageSource, ImageTarget, Offer
@@ -27,7 +29,9 @@ class RegistrySource(ImageSource):
         self._options = options
         self._repository = Repository(reference, options)
         self._documents: dict[str, bytes] = {}
-        self._elsewhere: list[BlobReader] = []
+        self._elsewhere: list[Connection] = []
+        self._giving_up = threading.Lock()
+        self._given_up = False
         self.name = f"docker://{reference}"
 
     @property
@@ -65,20 +69,25 @@ class RegistrySource(ImageSource):
         """The registry first, then a foreign layer's URLs."""
         yield partial(self._repository.open_blob, descriptor)
         for url in descriptor.urls if descriptor.is_foreign else ():
-            yield partial(self._open_url, url, descriptor)
+            yield partial(open_url, url, descriptor, self._options, self._watch)
 
-    def _open_url(self, url: str, descriptor: Descriptor) -> BlobReader:
-        reader = open_url(url, descriptor, self._options)
-        self._elsewhere.append(reader)
-        return reader
+    def _watch(self, connection: Connection) -> None:
+        with self._giving_up:
+            self._elsewhere.append(connection)
+            if self._given_up:
+                connection.give_up()
 
     def give_up(self) -> None:
         self._repository.give_up()
-        for reader in self._elsewhere:
-            reader.give_up()
+        with self._giving_up:
+            self._given_up = True
+            for connection in self._elsewhere:
+                connection.give_up()
 
     def close(self) -> None:
         self._repository.close()
+        for connection in self._elsewhere:
+            connection.close()
 
 
 def _read(file: BlobReader, size: int) -> bytes:
