@@ -456,6 +456,12 @@ def test_a_record_that_is_changed_while_it_is_read_is_not_believed(
         store.changes("box")
 
 
+def test_a_store_that_lacks_a_folder_is_checked_all_the_same(read_only: Path) -> None:
+    """Who made it was killed, or was an earlier version; who can write makes the folder when it is opened."""
+    (read_only.parent / "store" / "unkept").rmdir()
+    assert list(open_store(read_only).check()) == []
+
+
 def test_what_others_left_unfinished_stays(read_only: Path) -> None:
     owned = read_only.parent / "store"
     note = owned / "containers" / f"{'0' * 64}.unfinished"

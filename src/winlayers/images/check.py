@@ -133,13 +133,17 @@ class ImageChecker:
 
 
 def leftovers(folder: str, *, repair: bool = False) -> Iterator[ImageFinding]:
-    """What processes that are gone have left half done in the folder.
+    """What processes that are gone have left half done in the folder; nothing where there is none.
 
     Args:
         repair: remove it.
     """
     problem = "half done work of a process that is gone"
-    for name in sorted(os.listdir(folder)):
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return
+    for name in names:
         path = os.path.join(folder, name)
         if not durable.is_leftover(path):
             continue
