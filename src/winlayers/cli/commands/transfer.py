@@ -273,8 +273,9 @@ def pull(
 ) -> None:
     """Bring the image REFERENCE from its registry into the store, and print its reference and digest.
 
-    Credentials are those of docker login and podman login.  Mirrors and certificates are configured as for
-    containerd, in /etc/containerd/certs.d/REGISTRY/hosts.toml.
+    An image that is pulled by its digest is called by it.  Credentials are those of docker, podman, skopeo
+    and crane auth login.  Mirrors and certificates are configured as for containerd, in
+    /etc/containerd/certs.d/REGISTRY/hosts.toml.
     """
     image = settings.store.pull(
         reference,
