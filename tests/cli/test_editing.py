@@ -92,7 +92,16 @@ def test_a_tar_from_standard_input(program: Program, tree: Path, tmp_path: Path)
     )
     assert layer.stderr == ""
     assert run((tmp_path / "l").read_bytes()).returncode == 0
-    for wrong, message in ((b"", b"standard input is empty"), (b"no tar", b"standard input")):
+    cut = packed.read_bytes()[:100]
+    (tmp_path / "cut").write_bytes(cut)
+    assert f"{tmp_path}/cut: the gzip data is cut short" in program.fails(
+        "append", "app:1", str(tree), str(tmp_path / "cut"), "-t", "app:4"
+    )
+    for wrong, message in (
+        (b"", b"standard input is empty"),
+        (b"no tar", b"standard input: "),
+        (cut, b"standard input: the gzip data is cut short"),
+    ):
         done = run(wrong)
         assert (done.returncode, done.stdout) == (1, b"")
         assert message in done.stderr

@@ -187,7 +187,7 @@ def _writer(source: str, options: AppendOptions, below: View | None) -> Callable
             if isinstance(error, WinlayersError) or error.filename is None:
                 raise
             raise ImageError(f"{source} can't be read: {error.filename}: {error.strerror}") from error
-        except TarError as error:
+        except (TarError, ImageError) as error:
             error.layer = error.layer or source
             raise
 
@@ -202,7 +202,7 @@ def _at_hand(source: str) -> Iterator[str]:
     """The path of *source*; standard input, which is read more than once, is kept in a file meanwhile.
 
     Raises:
-        ImageError: nothing comes, or it can't be kept.
+        ImageError: nothing comes, or it can't be read or kept.
     """
     if source != "-":
         yield source
@@ -219,7 +219,7 @@ def _at_hand(source: str) -> Iterator[str]:
             raise ImageError("standard input is empty")
         try:
             yield path
-        except TarError as error:
+        except (TarError, ImageError) as error:
             if error.layer == path:
                 error.layer = "standard input"
             raise
