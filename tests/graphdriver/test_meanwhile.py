@@ -192,6 +192,24 @@ def test_a_removal_takes_no_layer_that_came_in_the_place_of_the_one_it_began_wit
     assert list(driver.service.check()) == []  # type: ignore[attr-defined]  # the portable one
 
 
+def test_a_removal_of_what_is_not_there_takes_no_layer_that_comes(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inactive = driver.service.mounts.inactive  # type: ignore[attr-defined]  # the portable one
+
+    @contextlib.contextmanager
+    def and_make_again(layer_id: str) -> Iterator[bool]:
+        with inactive(layer_id) as is_there:
+            if layer_id == "box":
+                other.create_read_write("box", "delta")
+            yield is_there
+
+    other.remove("box")
+    monkeypatch.setattr(driver.service.mounts, "inactive", and_make_again)  # type: ignore[attr-defined]
+    driver.remove("box")
+    assert_mounted(other.get("box"))
+
+
 def test_a_removal_waits_while_another_one_marks_the_layer(
     driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

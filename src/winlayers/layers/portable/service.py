@@ -133,7 +133,8 @@ class PortableLayerService(LayerService):
 
     def prepare_removal(self, layer_id: str) -> None:
         with self.mounts.inactive(layer_id) as is_there:
-            self._leaving[layer_id] = self.store.identity(layer_id)
+            # Where there was none, one that has come since then is not meant.
+            self._leaving[layer_id] = self.store.identity(layer_id) if is_there else (0, 0)
             if is_there and self.store.find(layer_id) is not None:
                 self.store.forbid_children(layer_id)
 
