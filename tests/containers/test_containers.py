@@ -214,6 +214,24 @@ def test_a_folder_of_choice_when_another_process_is_faster(
     assert store.mount("box") == there
 
 
+def test_a_folder_of_choice_is_not_the_next_mount_s(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(layer_id: str) -> None:
+        raise StoreError("the disk is full")
+
+    store.create("app:1", name="box")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(store.driver.service, "activate", refuse)  # type: ignore[attr-defined]
+        with pytest.raises(StoreError):
+            store.mount("box", str(folder))
+    path = store.mount("box")
+    store.unmount("box")
+    assert path != str(folder)
+
+
 def test_mounts_outlive_the_process(store: Store, drive: Path, tmp_path: Path) -> None:
     """Another process sees the mount, and can take it down."""
     change(drive)

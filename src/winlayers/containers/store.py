@@ -254,7 +254,12 @@ class ContainerStore:
                 raise MountError(f"container {container.name} is mounted at {there} already")
             if there is None:
                 self._set_target(container, target)
-        path = driver.get(container.id)
+        try:
+            path = driver.get(container.id)
+        except BaseException:
+            if target is not None:
+                self._set_target(container, None)  # it is not where the next mount is to be
+            raise
         if target is not None and os.path.realpath(path) != os.path.realpath(target):
             driver.put(container.id)  # another process was faster: its view stays, our use of it ends
             self._set_target(container, None)
