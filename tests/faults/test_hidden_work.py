@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -120,6 +121,20 @@ def test_restored_tars(
     assert finding.mended
     assert (folder / "layer.tar").read_bytes()[: len(TAR)] == TAR
     assert list(service.check()) == []
+
+
+def test_what_could_not_be_removed_is_a_leftover_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "remove_tree", fail)
+        with pytest.raises(OSError, match="busy"), durable.hidden_folder(os.fspath(tmp_path)) as hidden:
+            pass
+    monkeypatch.setattr(durable, "_owner_of", lambda name: False)
+    assert durable.sweep(os.fspath(tmp_path)) == [os.path.basename(hidden)]
 
 
 @pytest.mark.parametrize("writable", [True, False])

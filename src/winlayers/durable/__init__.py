@@ -90,11 +90,11 @@ def hidden_folder(folder: str, label: str = "", mode: int = 0o755) -> Iterator[s
         held = hold(path)
         if held is not None:
             break
-    try:
-        yield path
-    finally:
-        remove_tree(path)
-        held.close()
+    with contextlib.closing(held):
+        try:
+            yield path
+        finally:
+            remove_tree(path)
 
 
 @contextlib.contextmanager
