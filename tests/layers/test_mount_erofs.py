@@ -445,6 +445,23 @@ def test_a_file_never_has_two_loop_devices(bounded: str, monkeypatch: pytest.Mon
             os.close(fd)
 
 
+def test_a_store_whose_file_system_has_no_locks(
+    mounted: Mounted, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS for one: there a descriptor that only reads can't be locked exclusively."""
+    why = scratch.cannot_enforce()
+    require(why is None, str(why))
+
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    _, record = mounted.mount(view, writable=True, size=16 << 20)
+    mounted.unmount(record)
+    target, _ = mounted.mount(view, writable=True, size=32 << 20)
+    Path(target, "new").write_bytes(b"new")
+
+
 def test_a_loop_device_that_went_over_to_another_file_is_not_taken(
     bounded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

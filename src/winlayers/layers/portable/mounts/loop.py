@@ -72,14 +72,17 @@ def attach(path: str, *, read_only: bool = True, unique: bool = False) -> tuple[
 
 @contextlib.contextmanager
 def alone(path: str) -> Iterator[int]:
-    """See that nobody attaches the file *path* uniquely while the block runs, or who is given its descriptor.
+    """Hold the file or folder *path* while the block runs, or whoever is given its descriptor.
+
+    Nobody attaches a file uniquely meanwhile.  Where the file system has no locks, nothing is held.
 
     Raises:
-        OSError: the file can't be opened.
+        OSError: it can't be opened.
     """
     fd = os.open(path, os.O_CLOEXEC | os.O_RDONLY)  # another than the device gets, which would keep the lock
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
     finally:
         os.close(fd)

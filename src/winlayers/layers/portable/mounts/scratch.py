@@ -17,8 +17,6 @@ from collections.abc import Iterator
 
 assert sys.platform != "win32"
 
-import fcntl
-
 from winlayers.durable import can_write
 from winlayers.errors import MountError, UnsupportedError
 from winlayers.layers.portable.mounts import loop, mountinfo, syscalls
@@ -57,18 +55,6 @@ def cannot_enforce() -> str | None:
 
 def _tool(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-
-
-@contextlib.contextmanager
-def _alone(state_dir: str) -> Iterator[int]:
-    """Hold the scratch layer's folder; a descriptor for the tool that is run meanwhile (see `_run`)."""
-    fd = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _run(held: int, name: str, *arguments: str, good: tuple[int, ...] = (0,)) -> None:
@@ -153,7 +139,7 @@ def release(state_dir: str) -> None:
 def _mount(state_dir: str, image: str, size: int | None) -> bool:
     """Make, grow and mount as needed; whether it was mounted only now."""
     folder = os.path.join(state_dir, MOUNT)
-    with _alone(state_dir) as held:
+    with loop.alone(state_dir) as held:
         if not os.path.exists(image):
             _make(state_dir, image, size or 0, held)
     if size is not None and _file_system_size(image) < size // _EXT4_BLOCK * _EXT4_BLOCK:
