@@ -78,7 +78,7 @@ def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
     while True:
         ended = process.poll() is not None or time.monotonic() > deadline
         said = log.read_text()
-        if found := re.search(r"listening on (127\.0\.0\.1:[0-9]+)\b", said):
+        if found := re.search(r"listening on (127\.0\.0\.1:[0-9]+)[^0-9]", said):
             return found[1]
         if ended:
             missing(f"docker-registry does not start: {said[-1000:]}")
