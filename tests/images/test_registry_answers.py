@@ -22,6 +22,7 @@ from winlayers.images.documents import Descriptor
 from winlayers.images.exporter import copy
 from winlayers.images.progress import Progress
 from winlayers.images.reference import Reference
+from winlayers.images.registry.client import Repository
 from winlayers.images.registry.credentials import Credentials, find_credentials
 from winlayers.images.registry.options import RegistryOptions
 from winlayers.images.transports.registry import RegistrySource
@@ -131,6 +132,51 @@ def test_a_redirect_to_no_address(fake: Fake, store: Store, location: str) -> No
     with pytest.raises(RegistryError, match="which is no address"):
         store.pull(fake.image)
     assert len(requests) == 1  # asking again would be of no use
+
+
+@pytest.mark.parametrize("status", [307, 401, 503])
+def test_a_body_that_nobody_wants_is_not_read_for_ever(fake: Fake, store: Store, status: int) -> None:
+    sent: list[int] = []
+
+    def spoil(exchange: Exchange) -> str:
+        if "/manifests/" not in exchange.path or sent:
+            return ""
+        exchange.send_response(status)
+        exchange.send_header("Location", f"http://{fake.host}/v2/some/app/manifests/2")
+        exchange.send_header("WWW-Authenticate", f'Bearer realm="http://{fake.host}/token"')
+        exchange.send_header("Content-Length", str(1 << 40))
+        exchange.end_headers()
+        exchange.close_connection = True
+        sent.append(0)
+        with contextlib.suppress(ConnectionError):
+            while sent[0] < 128 << 20:  # far more than lies in sockets
+                exchange.wfile.write(bytes(1 << 20))
+                sent[0] += 1 << 20
+        return "handled"
+
+    fake.spoil = lambda e: answer(e, 200, b'{"token":"x"}') if e.path.startswith("/token") else spoil(e)
+    assert store.pull(fake.image).digest == fake.layout.descriptor["digest"]
+    assert sent[0] < 128 << 20
+
+
+def test_lists_of_tags_that_break_off_or_never_end(fake: Fake) -> None:
+    answers = ['{"tags":["1","2"]}', '{"tags":["3"]}', '{"tags":[]}']
+    asked: list[str] = []
+
+    def spoil(exchange: Exchange) -> str:
+        if "/tags/list" not in exchange.path:
+            return ""
+        asked.append(exchange.path)
+        if len(asked) == 1:
+            return break_off(exchange, 200, b'{"tags":', 1000)
+        body = answers[min(len(asked), 4) - 2].encode()
+        return answer(exchange, 200, body, Link='</v2/some/app/tags/list?last=x>; rel="next"')
+
+    fake.spoil = spoil
+    repository = Repository(Reference.parse(fake.image), RegistryOptions())
+    assert repository.tags() == ["1", "2", "3"]
+    assert len(asked) == 4
+    repository.close()
 
 
 @pytest.mark.parametrize("realm", ["http://[::1", "file:///etc/passwd", "http://localhost:99999/"])

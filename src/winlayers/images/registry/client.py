@@ -22,7 +22,7 @@ from winlayers.images.digest import digest_of, is_digest
 from winlayers.images.documents import Descriptor
 from winlayers.images.jsonfields import MAX_DOCUMENT, Fields, parse_object
 from winlayers.images.reference import Reference
-from winlayers.images.registry.connection import Connection, Response, read_bounded, reason_of
+from winlayers.images.registry.connection import Connection, Response, drain, reason_of
 from winlayers.images.registry.credentials import Credentials, find_credentials, parse_pair
 from winlayers.images.registry.download import BlobReader
 from winlayers.images.registry.hosts import endpoints
@@ -155,19 +155,25 @@ class Repository:
         return self._first(fetched)
 
     def tags(self) -> list[str]:
-        """All tags of the repository."""
+        """All tags of the repository.
+
+        Raises:
+            ImageNotFoundError: there is no such repository.
+            RegistryError: the server can't be reached or refuses.
+            ImageError: its answer is malformed.
+        """
         return self._first(self._tags)
 
     def _tags(self, connection: Connection) -> list[str]:
         found: list[str] = []
         url: str | None = self._path("tags/list")
         while url is not None:
-            response = connection.request("GET", url, scopes=self._scopes)
-            connection.check(response, (200,), self.reference.path)
+            response, raw = connection.fetch(url, (200,), self.reference.path, scopes=self._scopes)
             what = f"the tags of {self.reference.path}"
-            found += Fields(parse_object(read_bounded(response), what), what).strings("tags")
+            more = Fields(parse_object(raw, what), what).strings("tags")
+            found += more
             match = re.match(r'<([^>]+)>;\s*rel="?next', response.headers.get("Link", ""))
-            url = match[1] if match is not None and len(found) < 1_000_000 else None
+            url = match[1] if match is not None and more and len(found) < 1_000_000 else None
         return found
 
     # -- writing --
@@ -175,7 +181,7 @@ class Repository:
     def has_blob(self, digest: str) -> bool:
         """Whether the registry has the blob in this repository."""
         response = self._registry.request("HEAD", self._path(f"blobs/{digest}"), scopes=self._scopes)
-        response.drain_conn()
+        drain(response)
         if response.status == 404:
             return False
         self._registry.check(response, (200,), f"blob {digest} of {self.reference.path}")
@@ -195,10 +201,10 @@ class Repository:
         except RegistryError as error:
             _log.debug("no mount of %s from %s: %s", digest, other, error)
             return False
-        response.drain_conn()
+        drain(response)
         if response.status == 202 and (location := response.headers.get("Location")):
             # The registry has begun an upload instead, which nobody will finish.
-            self._registry.request("DELETE", location, scopes=self._scopes).drain_conn()
+            drain(self._registry.request("DELETE", location, scopes=self._scopes))
         return response.status == 201
 
     def upload_blob(
@@ -247,7 +253,7 @@ class Repository:
             body=raw,
         )
         self._registry.check(response, (201, 200, 202), f"the manifest {self.reference.path}:{name}")
-        response.drain_conn()
+        drain(response)
 
 
 class _Upload:
@@ -264,7 +270,7 @@ class _Upload:
         """Where to go on from; 0 for a session that has just begun."""
         if self._location is not None:
             response = self._connection.request("GET", self._location, scopes=self._scopes)
-            response.drain_conn()
+            drain(response)
             if response.status == 204:
                 self._moved(response)
                 match = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", response.headers.get("Range", "").strip())
@@ -276,7 +282,7 @@ class _Upload:
             "POST", self._path, scopes=self._scopes, headers={"Content-Length": "0"}
         )
         self._connection.check(response, (202,), self._what)
-        response.drain_conn()
+        drain(response)
         self._moved(response)
         return 0
 
@@ -305,12 +311,12 @@ class _Upload:
             "PATCH", self._location or "", scopes=self._scopes, headers=headers, body=chunks(), retry=False
         )
         if response.status in (416, 404):
-            response.drain_conn()
+            drain(response)
             if response.status == 404:
                 self._location = None
             raise HTTPError(f"the registry does not take the upload on (status {response.status})")
         self._connection.check(response, (202, 204), self._what)
-        response.drain_conn()
+        drain(response)
         self._moved(response)
 
     def finish(self, digest: str) -> None:
@@ -323,7 +329,7 @@ class _Upload:
             headers={"Content-Length": "0", "Content-Type": "application/octet-stream"},
         )
         self._connection.check(response, (201, 204), self._what)
-        response.drain_conn()
+        drain(response)
 
 
 def _skip(reader: CheckedReader, size: int) -> None:

@@ -120,7 +120,7 @@ class Connection:
                     return response
                 wait = _retry_after(response) or _backoff(attempt)
                 _log.debug("%s %s: status %d; again in %.1f s", method, url, response.status, wait)
-                response.drain_conn()
+                drain(response)
             attempt += 1
             self._given_up.wait(wait)
 
@@ -190,7 +190,7 @@ class Connection:
                     pass  # another thread has answered meanwhile
                 elif not self._authorizer.answer(challenges, scopes):
                     return response
-            response.drain_conn()
+            drain(response)
         return response
 
     def _send(
@@ -224,7 +224,7 @@ class Connection:
             location = response.headers.get("Location")
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS or not location:
                 return response
-            response.drain_conn()
+            drain(response)
             target = self._address(url, location)
             if url.startswith("https:") and not target.startswith("https:") and self.endpoint.verify:
                 raise RegistryError(f"{self.endpoint.name} redirects to an unsafe address, {target[:200]}")
@@ -284,7 +284,7 @@ class Connection:
                 if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
                     break
                 continue
-            response.drain_conn()
+            drain(response)
             return base
         reason = "no scheme to try" if failure is None else reason_of(failure)
         raise RegistryError(f"{self.endpoint.name}: {reason}") from failure
@@ -355,6 +355,12 @@ def read_bounded(response: Response, limit: int = MAX_DOCUMENT) -> bytes:
     else:
         response.close()
     return b"".join(parts)
+
+
+def drain(response: Response) -> None:
+    """Pass over a body that nobody wants, so that its connection can be used again; a long one is cut off."""
+    with contextlib.suppress(HTTPError):
+        read_bounded(response)
 
 
 def _error_message(body: bytes) -> str:
