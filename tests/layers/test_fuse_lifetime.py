@@ -23,6 +23,7 @@ from tests.faults.steps import fork, wait
 from tests.layers.fusemounts import Drive, content, drive, require_fuse, small_view
 from tests.layers.mountviews import ViewBuilder
 from tests.support import REPOSITORY, require, require_tool
+from winlayers import durable
 from winlayers.errors import LayerCorruptError, MountError
 from winlayers.layers.portable.mounts import mountinfo
 from winlayers.layers.portable.mounts.contract import MountAttempt
@@ -268,7 +269,7 @@ class TestUnmounting:
         assert drive.mounter.is_alive(drive.record)
         pid = drive.pid
         drive.unmount()
-        assert processes.start_time(pid) is None
+        assert durable.start_time(pid) == ""
         assert os.listdir(root) == []
 
     def test_twice_is_fine(self, drive: Drive) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.layers.mountviews import ViewBuilder
+from winlayers import durable
 from winlayers.layers.portable.mounts import syscalls
 from winlayers.layers.portable.mounts.fusefs import processes, ranges
 from winlayers.layers.portable.mounts.fusefs.changes import record_changes
@@ -202,18 +203,18 @@ def test_a_hole_is_only_told_when_no_mapping_has_news_for_it() -> None:
 
 
 def test_processes_are_told_apart() -> None:
-    start = processes.start_time(os.getpid())
-    assert start is not None
+    start = durable.start_time(os.getpid())
+    assert start
     assert processes.is_alive(os.getpid(), start)
     assert not processes.is_alive(os.getpid(), "1")
     assert not processes.wait_for_end(os.getpid(), start, 0.05)
     child = os.fork()
     if not child:
         os._exit(0)
-    began = processes.start_time(child) or ""
+    began = durable.start_time(child)
     assert processes.wait_for_end(child, began, 60)  # also while nobody has collected it
     os.waitpid(child, 0)
-    assert processes.start_time(child) is None
+    assert durable.start_time(child) == ""
 
 
 def test_a_process_lives_until_its_last_thread_ends() -> None:
@@ -225,7 +226,7 @@ def test_a_process_lives_until_its_last_thread_ends() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
-        began = processes.start_time(child.pid) or ""
+        began = durable.start_time(child.pid)
         deadline = time.monotonic() + 60
         while (state := Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z":
             assert time.monotonic() < deadline, state

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from winlayers.durable.locks import FileLock, hold, is_still, try_lock
-from winlayers.durable.owners import is_alive, owner, owner_lives
+from winlayers.durable.owners import is_alive, owner, owner_lives, start_time
 from winlayers.durable.trees import remove_tree
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "remove_unless_busy",
     "rename_dir",
     "replacing",
+    "start_time",
     "sweep",
     "temporary_name",
     "write_bytes",

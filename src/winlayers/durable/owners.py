@@ -9,7 +9,7 @@ import sys
 def owner() -> str:
     """This process, as a text that no other has: its id and, on Linux, when it was started."""
     pid = os.getpid()
-    return f"{pid}.{_start_time(pid)}"
+    return f"{pid}.{start_time(pid)}"
 
 
 def owner_lives(text: str) -> bool:
@@ -20,13 +20,14 @@ def owner_lives(text: str) -> bool:
     pid, _, started = text.partition(".")
     if not pid.isdigit() or not is_alive(int(pid)):
         return False
-    return _start_time(int(pid)) == started
+    return start_time(int(pid)) == started
 
 
-def _start_time(pid: int) -> str:
+def start_time(pid: int) -> str:
     """When the process was started, in clock ticks since boot; "" where that can't be told, or it has ended.
 
-    One that has ended is there until its parent has asked after it.  Its first thread may have ended alone.
+    One that has ended is there until its parent has asked after it.  One whose first thread has ended has
+    not until the others have: till then its files are open, and its locks held.
 
     Source: Linux, ``proc_pid_stat(5)``, fields 3 (state), 20 (number of threads) and 22; the second field may
     hold blanks and parentheses.

@@ -23,13 +23,13 @@ from typing import Any
 
 assert sys.platform != "win32"
 
+from winlayers.durable import start_time
 from winlayers.errors import MountError, WinlayersError
 from winlayers.layers.portable.mounts import mountinfo
 from winlayers.layers.portable.mounts.fusefs import device
 from winlayers.layers.portable.mounts.fusefs.cowfile import DataFiles
 from winlayers.layers.portable.mounts.fusefs.lower import Lower, Owner
 from winlayers.layers.portable.mounts.fusefs.operations import Operations
-from winlayers.layers.portable.mounts.fusefs.processes import start_time
 from winlayers.layers.portable.mounts.fusefs.record import Record
 from winlayers.layers.portable.mounts.fusefs.server import Server
 from winlayers.layers.portable.mounts.fusefs.space import Space, cost_of

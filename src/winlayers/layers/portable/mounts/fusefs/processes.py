@@ -9,9 +9,9 @@ import time
 
 assert sys.platform != "win32"
 
+import fcntl
 
-if sys.platform != "win32":
-    import fcntl
+from winlayers.durable import start_time
 
 LOCK = "fuse.lock"
 """Held, in a scratch layer's folder, by the process that serves it."""
@@ -72,27 +72,9 @@ def wait_for_starts(folder: str, timeout: float) -> bool:
         os.close(fd)
 
 
-def start_time(pid: int) -> str | None:
-    """When the process began, in clock ticks since boot; None: there is none, or it is dead.
-
-    One whose first thread has ended is dead only when the others have: till then its files are open, and its
-    locks held.
-
-    Source: Linux, ``proc(5)``: fields 3 (state), 20 (number of threads) and 22 of ``/proc/PID/stat``.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
-        return None
-    return fields[19].decode("ascii")
-
-
 def is_alive(pid: int, start: str) -> bool:
     """Whether that very process lives."""
-    return start_time(pid) == start
+    return bool(start) and start_time(pid) == start
 
 
 def wait_to_read(fd: int, timeout: float) -> bool:
