@@ -249,6 +249,19 @@ def test_a_removal_finds_children_that_came_while_nobody_forbade_them(
     other.create_read_write("second", "delta")
 
 
+def test_a_removal_leaves_a_layer_that_was_mounted_while_nobody_forbade_it(
+    driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mount() -> None:
+        other.service.cancel_removal("box")  # as another process does, whose own removal of it has failed
+        other.get("box")
+
+    after(monkeypatch, driver, "prepare_removal", mount)
+    with pytest.raises(LayerInUseError, match="box"):
+        driver.remove("box")
+    assert_mounted(other.get("box"))
+
+
 def test_a_layer_that_is_removed_before_it_is_whole_is_said_to_be_gone(
     driver: WindowsGraphDriver, other: WindowsGraphDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,11 +228,12 @@ class Mounts:
             except LayerNotFoundError:
                 yield False  # and what comes under that id from now on is another layer
                 return
-            self._require_inactive(layer_id)
+            self.require_inactive(layer_id)
             self._clear(layer_id)
             yield True
 
-    def _require_inactive(self, layer_id: str) -> None:
+    def require_inactive(self, layer_id: str) -> None:
+        """Raise LayerInUseError if the layer is in use now; only `inactive` sees that it stays so."""
         use = self._use(layer_id)
         if use is None:
             return

@@ -139,7 +139,12 @@ class PortableLayerService(LayerService):
                 self.store.forbid_children(layer_id)
 
     def set_aside(self, layer_id: str, hidden_id: str) -> None:
-        self.store.set_aside(layer_id, hidden_id, self._leaving.get(layer_id))
+        self.store.set_aside(
+            layer_id,
+            hidden_id,
+            self._leaving.get(layer_id),
+            lambda: self.mounts.require_inactive(layer_id),
+        )
         self._leaving.pop(layer_id, None)
 
     def cancel_removal(self, layer_id: str) -> None:

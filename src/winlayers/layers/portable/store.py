@@ -25,7 +25,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from winlayers import durable
 from winlayers.errors import (
@@ -420,15 +420,20 @@ class LayerStore:
             marker = os.path.join(folder, _REMOVING)
             durable.write_bytes(marker, durable.owner().encode("ascii"))
 
-    def set_aside(self, layer_id: str, name: str, identity: tuple[int, int] | None) -> None:
+    def set_aside(
+        self, layer_id: str, name: str, identity: tuple[int, int] | None, require_unused: Callable[[], None]
+    ) -> None:
         """Rename the layer's folder, after :meth:`forbid_children`, to *name*.
+
+        Another process may have taken that back since: then others may have begun to use the layer.
 
         Args:
             identity: that of the layer that is meant; None: whichever is there.
+            require_unused: raises LayerInUseError if it is active or mounted.
 
         Raises:
             FileNotFoundError: it is gone, or another one is in its place.
-            LayerInUseError: other layers stand on it.
+            LayerInUseError: other layers stand on it, or it is in use.
             OSError: it can't be renamed.
         """
         with self.lock():
@@ -437,6 +442,7 @@ class LayerStore:
                     self.allow_children(layer_id)  # the one that is there now stays
                 raise FileNotFoundError(errno.ENOENT, "another process removed it", self.folder(layer_id))
             self._refuse_children(layer_id)
+            require_unused()
             os.rename(self.folder(layer_id), self.folder(name))
 
     def allow_children(self, layer_id: str) -> None:
