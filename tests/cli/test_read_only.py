@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
 import winlayers
 from tests.images.support import sample_layout
-from tests.support import require, require_root, require_tool
+from tests.support import missing, require, require_root, require_tool
 from winlayers import durable
 from winlayers.containers.record import Container
 from winlayers.durable import FileLock
@@ -166,14 +167,27 @@ def read_only_bind(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", target], check=True)
 
 
-def python_for_all() -> str | None:
-    """A Python that an ordinary user can run, with this package and what it needs."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        command = [*AS_NOBODY, python, "-B", "-c", "import winlayers.cli.main, click.testing"]
-        environment = {**os.environ, "PYTHONPATH": SOURCE}
-        if not subprocess.run(command, capture_output=True, check=False, cwd="/", env=environment).returncode:
-            return python
-    return None
+def pythons_for_all(folder: Path) -> Iterator[list[str]]:
+    """What may run this package as an ordinary user, at last a copy of it in *folder*, which all can read."""
+    pythons = (sys.executable, os.path.realpath(sys.executable), "/usr/bin/python3")
+    yield from ([*AS_NOBODY, "env", f"PYTHONPATH={SOURCE}", python] for python in pythons)
+    copy = folder / "lib"
+    for module in (winlayers.__file__, click.__file__):
+        package = Path(str(module)).parent
+        shutil.copytree(package, copy / package.name)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755)
+    yield from ([*AS_NOBODY, "env", f"PYTHONPATH={copy}", python] for python in pythons)
+
+
+def as_nobody(folder: Path) -> list[str]:
+    """What runs this package's Python as an ordinary user."""
+    require_tool("setpriv")
+    trial = ["-B", "-c", "import winlayers.cli.main, click.testing"]
+    for launcher in pythons_for_all(folder):
+        if not subprocess.run([*launcher, *trial], capture_output=True, check=False, cwd="/").returncode:
+            return launcher
+    return missing("no Python that an ordinary user can run is fit for this package")
 
 
 def change(store: Store, **options: str) -> Container:
@@ -214,10 +228,7 @@ def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
         if request.param == "read-only":
             yield Place(owned, stack.enter_context(read_only_bind(owned)))
         else:
-            require_tool("setpriv")
-            python = python_for_all()
-            require(python is not None, "no Python that an ordinary user can run has this package")
-            yield Place(owned, owned, *AS_NOBODY, str(python))
+            yield Place(owned, owned, *as_nobody(folder))
 
 
 def test_all_that_reads_works(place: Place) -> None:
@@ -488,27 +499,23 @@ def test_what_an_ordinary_user_can_t_see_is_not_told_by_halves(folder: Path, kin
     """Overlayfs's notes are hidden, and with them what was moved or replaced; FUSE's files are private."""
     require_root()
     require_kind(kind)
-    require_tool("setpriv")
-    python = python_for_all()
-    require(python is not None, "no Python that an ordinary user can run has this package")
+    launcher = as_nobody(folder)
     owner = open_store(folder / "store", driver_options=[f"mount={kind}"])
     owner.load(sample_layout(folder / "layout"), name="app:1")
     change(owner)
-    (ran,) = run_all(owner.root, [["changes", "box"]], *AS_NOBODY, str(python))
+    (ran,) = run_all(owner.root, [["changes", "box"]], *launcher)
     assert (ran.code, ran.out, len(ran.err.splitlines())) == (1, b"", 1)
     assert why in ran.err
 
 
 def test_another_user_s_hidden_work_is_not_called_left_over(folder: Path) -> None:
     require_root()
-    require_tool("setpriv")
-    python = python_for_all()
-    require(python is not None, "no Python that an ordinary user can run has this package")
+    launcher = as_nobody(folder)
     owned = folder / "store"
     open_store(owned)
     (owned / "layers" / f"{durable.TEMPORARY_PREFIX}{1 << 30}.1-private").mkdir(mode=0o700)
     (owned / "layers" / f"{durable.TEMPORARY_PREFIX}{1 << 30}.1-public").mkdir(mode=0o755)
-    (ran,) = run_all(owned, [["check"]], *AS_NOBODY, str(python))
+    (ran,) = run_all(owned, [["check"]], *launcher)
     assert (ran.code, ran.err) == (1, "")
     assert b"-public: half done work" in ran.out
     assert b"private" not in ran.out
