@@ -428,8 +428,8 @@ def test_a_file_never_has_two_loop_devices(bounded: str, monkeypatch: pytest.Mon
     other = threading.Thread(target=lambda: found.append(loop.attach(image, read_only=False, unique=True)))
     find = loop.find
 
-    def begin_other(path: str) -> str | None:
-        device = find(path)
+    def begin_other(path: str, **options: bool) -> str | None:
+        device = find(path, **options)
         if threading.current_thread() is not other and other.ident is None:
             other.start()
             other.join(0.5)  # it has to wait, or is done
@@ -443,6 +443,16 @@ def test_a_file_never_has_two_loop_devices(bounded: str, monkeypatch: pytest.Mon
     finally:
         for _, fd in found:
             os.close(fd)
+
+
+def test_who_can_only_read_keeps_nobody_from_writing(mounted: Mounted, bounded: str, view: View) -> None:
+    """A reader elsewhere, to whom the store is on a read-only mount, has a device that can't be written."""
+    _, fd = loop.attach(os.path.join(bounded, scratch.IMAGE))
+    try:
+        target, _ = mounted.mount(view, writable=True)
+        Path(target, "kept").write_bytes(b"changed")
+    finally:
+        os.close(fd)
 
 
 def test_a_store_whose_file_system_has_no_locks(
@@ -468,7 +478,7 @@ def test_a_loop_device_that_went_over_to_another_file_is_not_taken(
     (tmp_path / "other").write_bytes(bytes(1 << 20))
     taken, other = loop.attach(str(tmp_path / "other"))
     find, answers = loop.find, [taken]
-    monkeypatch.setattr(loop, "find", lambda path: answers.pop() if answers else find(path))
+    monkeypatch.setattr(loop, "find", lambda path, **_: answers.pop() if answers else find(path))
     device, fd = loop.attach(os.path.join(bounded, scratch.IMAGE), read_only=False, unique=True)
     try:
         assert device != taken

@@ -88,27 +88,37 @@ def alone(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def find(path: str) -> str | None:
-    """The loop device that is over the file *path*; it may be free again at once, unless it is in use."""
+def find(path: str, *, writable: bool = False) -> str | None:
+    """The loop device that is over the file *path*; it may be free again at once, unless it is in use.
+
+    Args:
+        writable: pass over those that nothing can be written to.
+    """
     real = os.path.realpath(path)
     for name in os.listdir("/sys/block"):
-        if name.startswith("loop") and _backing_file(name) == real:
+        if not name.startswith("loop") or _backing_file(name) != real:
+            continue
+        if not writable or _attribute(name, "ro") == "0":
             return f"/dev/{name}"
     return None
 
 
 def _backing_file(name: str) -> str | None:
     """The file that the loop device is over; None: it is not in use."""
+    return _attribute(name, "loop/backing_file")
+
+
+def _attribute(name: str, attribute: str) -> str | None:
     try:
-        with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"/sys/block/{name}/{attribute}", encoding="utf-8", errors="surrogateescape") as file:
             return file.read().rstrip("\n")
     except OSError:
         return None
 
 
 def _open_found(path: str) -> tuple[str, int] | None:
-    """The loop device that is over the file *path*, and an open descriptor of it."""
-    device = find(path)
+    """The loop device to write through that is over the file *path*, and an open descriptor of it."""
+    device = find(path, writable=True)
     if device is None:
         return None
     try:
