@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import threading
@@ -12,6 +14,7 @@ import pytest
 
 from tests.images.support import sample_layout
 from winlayers import durable
+from winlayers.durable.locks import hold
 from winlayers.errors import ContainerError, ImageNotFoundError, LayerNotFoundError
 from winlayers.images.check import ImageChecker
 from winlayers.images.documents import Descriptor
@@ -233,6 +236,47 @@ def test_an_image_that_goes_and_comes_back_while_it_is_checked_lacks_nothing(
 
     monkeypatch.setattr(store.images.content, "has", gone)
     assert list(store.check()) == []
+
+
+@pytest.fixture
+def hidden(store: Store) -> Path:
+    """What looks like half done work of a process that is gone."""
+    path = store.root / "layerdb" / f"{durable.TEMPORARY_PREFIX}{1 << 30}.1-left"
+    path.touch()
+    return path
+
+
+def test_hidden_work_that_is_taken_up_while_it_is_looked_at_stays(
+    store: Store, hidden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker, in another process name space, had just made it."""
+    is_leftover = durable.is_leftover
+    with contextlib.ExitStack() as stack:
+
+        def taken_then(path: str) -> bool:
+            found = is_leftover(path)
+            if found:
+                taken = hold(path)
+                assert taken is not None
+                stack.callback(taken.close)
+            return found
+
+        monkeypatch.setattr(durable, "is_leftover", taken_then)
+        assert list(store.check(repair=True)) == []
+    assert hidden.exists()
+
+
+def test_half_done_work_that_can_t_be_removed_is_told_and_the_rest_is_checked(
+    store: Store, hidden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+
+    monkeypatch.setattr(durable, "remove_any", refuse)
+    (finding,) = store.check(repair=True)
+    assert not finding.mended
+    assert str(finding).startswith(hidden.name)
+    assert "could not be removed: Device or resource busy" in str(finding)
 
 
 def test_two_that_make_one_layout_at_once_both_find_their_images_in_it(

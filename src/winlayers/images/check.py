@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 from winlayers import durable
+from winlayers.durable.locks import hold
 from winlayers.errors import LayerNotFoundError, WinlayersError
 from winlayers.images.blobstream import LayerStream
 from winlayers.images.documents import REF_NAME, Descriptor
@@ -147,11 +148,20 @@ def leftovers(folder: str, *, repair: bool = False) -> Iterator[ImageFinding]:
         path = os.path.join(folder, name)
         if not durable.is_leftover(path):
             continue
-        if repair:
-            durable.remove_any(path)
-            yield ImageFinding(name, problem, "removed", True)
-        else:
+        if not repair:
             yield ImageFinding(name, problem)
+            continue
+        held = hold(path, alone=True)
+        if held is None:
+            continue  # its maker, which can't be seen from here, has just begun with it
+        action = "removed"
+        try:
+            durable.remove_any(path)
+        except OSError as error:
+            action = f"could not be removed: {error.strerror}"
+        finally:
+            held.close()
+        yield ImageFinding(name, problem, action, action == "removed")
 
 
 def restore_layer(store: ImageStore, layer_id: str, diff_id: str, target: str) -> bool:
