@@ -107,6 +107,16 @@ def test_a_removal_under_way_is_no_leftover(service: PortableLayerService) -> No
     assert list(service.check()) == []
 
 
+def test_an_empty_layer_whose_content_never_came_is_no_leftover(service: PortableLayerService) -> None:
+    service.create("empty", "base")
+    aside = ".tmp-1.0-abc-replaced-empty"  # no process was ever that
+    os.rename(service.layer_path("empty"), os.path.join(service.info.home, aside))
+    assert [finding.path for finding in service.check()] == [aside]
+    assert [finding.mended for finding in service.check(repair=True)] == [True]
+    assert service.exists("empty")
+    assert list(service.check()) == []
+
+
 @pytest.mark.parametrize("looked", [LayerStore.record, os.path.exists], ids=["record", "marker"])
 def test_a_removal_that_ends_between_two_looks_is_seen(
     service: PortableLayerService, monkeypatch: pytest.MonkeyPatch, looked: Callable[..., object]

@@ -99,9 +99,17 @@ class Checker:
         for name in sorted(os.listdir(self._store.home)):
             path = os.path.join(self._store.home, name)
             if durable.is_leftover(path) or self._store.is_half_removed(name):
-                yield self._finding("", name, _LEFTOVER, self._remove(path))
+                yield self._finding("", name, _LEFTOVER, self._leftover_remover(name))
             elif not name.startswith(".") and _is_no_layer(path):
                 yield Finding("", name, f"a folder without {folders.RECORD}, so not a layer")
+
+    def _leftover_remover(self, name: str) -> Callable[[], str]:
+        def mend() -> str:
+            if self._store.bring_back(name):
+                return "made the layer again that it was"
+            return self._remove(os.path.join(self._store.home, name))()
+
+        return mend
 
     def _remove(self, path: str) -> Callable[[], str]:
         def remove() -> str:

@@ -129,7 +129,8 @@ class LayerStore:
         A removal that did not get as far as the rename is taken back, and so is half of a replacement.
         """
         with self.lock(), disk.writing():
-            self._restore_replaced()
+            for name in os.listdir(self.home):
+                self._bring_back(name)
             swept = durable.sweep(self.home)
             for name in os.listdir(self.home):
                 if name.endswith(REMOVING) and name[0] != ".":
@@ -170,13 +171,21 @@ class LayerStore:
         remover = self._remover(path)
         return not (remover is not None and durable.owner_lives(remover)) and os.path.lexists(path)
 
-    def _restore_replaced(self) -> None:
-        """Bring back the empty layers that went aside for content that never came (see :meth:`publish`)."""
-        for name in os.listdir(self.home):
-            layer_id = name.partition(_REPLACED)[2]
-            path = os.path.join(self.home, name)
-            if layer_id and durable.is_leftover(path) and not os.path.lexists(self.folder(layer_id)):
-                durable.rename_dir(path, self.folder(layer_id))
+    def bring_back(self, name: str) -> bool:
+        """Bring back the layer that *name* in the home was, if it is to be.
+
+        It is one without content that went aside for content which never came (see :meth:`publish`).
+        """
+        with self.lock(), disk.writing():
+            return self._bring_back(name)
+
+    def _bring_back(self, name: str) -> bool:
+        layer_id = name.partition(_REPLACED)[2]
+        path = os.path.join(self.home, name)
+        if not layer_id or not durable.is_leftover(path) or os.path.lexists(self.folder(layer_id)):
+            return False
+        durable.rename_dir(path, self.folder(layer_id))
+        return True
 
     def lock(self) -> durable.FileLock:
         """The lock for what changes the set of layers.  Held for moments only."""
