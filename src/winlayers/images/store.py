@@ -337,7 +337,8 @@ class ImageStore:
 
     def unneeded(self, *, everything: bool = False) -> list[Image]:
         """The images that :meth:`prune` removes."""
-        return [i for i in self.images() if (everything or not i.references) and not self.users(i)]
+        used = {found.image_digest for found in self._in_use().values()}
+        return [i for i in self.images() if (everything or not i.references) and i.digest not in used]
 
     def prune(self, *, everything: bool = False) -> Removed:
         """Remove what nobody needs: images without a reference, and blobs and layers that are left over.
